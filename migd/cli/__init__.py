@@ -1,0 +1,1 @@
+"""migctl: the command line, a client of the bus like any other."""

@@ -1,0 +1,1 @@
+"""Configuration files become frozen values here, judged with file, line and key."""

@@ -1,0 +1,1 @@
+"""What is decided, and nothing else: profiles, placement, plans, job states. No I/O, no clock."""

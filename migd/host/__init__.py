@@ -1,0 +1,1 @@
+"""The rest of the machine: processes, files, and what systemd is told."""

@@ -1,0 +1,1 @@
+"""NVML, kept in a process of its own: the worker that holds it, and the daemon's client of it."""

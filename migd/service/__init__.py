@@ -1,0 +1,1 @@
+"""The use cases, and the story of one job. Knows no bus."""
