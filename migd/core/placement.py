@@ -1,0 +1,162 @@
+"""Where instances go on a GPU: an exact search over the placements that the driver offers."""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import astuple
+from functools import cache
+from itertools import combinations
+
+from migd.core.model import Gpu, GpuInstance, Placement, Profile, Wanted
+
+
+def arrange(
+    gpu: Gpu, wanted: Sequence[Wanted], prefer: Iterable[tuple[int, Placement]] = ()
+) -> tuple[tuple[GpuInstance | None, Wanted], ...] | None:
+    """For each wanted instance the present one that serves it, or None and a spot for a new one.
+
+    Keeps as many present instances as any arrangement can, those in use first, then those whose
+    compute instances need no change. Every wanted one comes back with its placement set, in the
+    order given. prefer: (profile id, placement) pairs taken for new instances when they are free.
+    Returns None when there is no arrangement.
+    """
+    if exceeded(gpu, [w.profile_id for w in wanted]):
+        return None
+    options = _Options(gpu, frozenset(prefer))
+    for kept in _keepable(gpu, wanted):
+        taken = 0
+        for instance in kept.values():
+            taken |= instance.placement.mask
+        rest = [n for n in range(len(wanted)) if n not in kept]
+        placed = options.place([wanted[n] for n in rest], taken)
+        if placed is not None:
+            spots = {n: w.placement for n, w in kept.items()} | dict(zip(rest, placed, strict=True))
+            return tuple(
+                (kept.get(n), Wanted(w.profile_id, w.compute, spots[n], w.gi))
+                for n, w in enumerate(wanted)
+            )
+    return None
+
+
+def exceeded(gpu: Gpu, profile_ids: Iterable[int]) -> str:
+    """Which limit of the GPU, other than room, these profiles pass together; "" when none.
+
+    A profile has a largest count, and engines are never shared (nvml.h). An engine is left out
+    of the account where the driver's own figures do not add up: some drivers report counts that
+    the largest count of a profile already passes.
+    """
+    counts = Counter(profile_ids)
+    profiles = {p.id: p for p in gpu.profiles}
+    for profile_id, count in counts.items():
+        profile = profiles[profile_id]
+        if count > profile.instances:
+            return f"at most {profile.instances} x {profile.name} fit"
+    names = ("copy", "decoder", "encoder", "jpeg", "ofa")
+    table = {p.id: astuple(p.engines) for p in gpu.profiles}
+    for position, name in enumerate(names):
+        total = max((row[position] for row in table.values()), default=0)
+        if any(p.instances * table[p.id][position] > total for p in gpu.profiles):
+            continue
+        needed = sum(count * table[profile_id][position] for profile_id, count in counts.items())
+        if needed > total:
+            return f"they need {needed} {name} engines of {total}"
+    return ""
+
+
+class _Options:
+    """The search for one GPU: which placements a profile may take, best first."""
+
+    def __init__(self, gpu: Gpu, prefer: frozenset[tuple[int, Placement]]) -> None:
+        everywhere = [spot for p in gpu.profiles for spot in p.placements]
+
+        def order(profile: Profile) -> list[Placement]:
+            # Best fit: the spot that stands in the way of the fewest others; ties to the upper
+            # end, as the drivers seen so far do. So a small instance leaves room for a large one.
+            return sorted(
+                profile.placements,
+                key=lambda s: (
+                    (profile.id, s) not in prefer,
+                    sum(bool(s.mask & other.mask) for other in everywhere),
+                    -s.start,
+                ),
+            )
+
+        self._spots = {p.id: tuple(order(p)) for p in gpu.profiles}
+
+    def place(self, wanted: Sequence[Wanted], taken: int) -> list[Placement] | None:
+        """A free placement for each, or None; exact, because every combination is tried once."""
+        spots = [
+            (w.placement,) if w.placement is not None else self._spots[w.profile_id] for w in wanted
+        ]
+        # Those with the fewest choices first; equal ones side by side, so that each set of spots
+        # for them is tried in one order only.
+        order = sorted(
+            range(len(wanted)), key=lambda n: (len(spots[n]), -spots[n][0].size, spots[n], n)
+        )
+
+        @cache
+        def search(depth: int, mask: int, after: int) -> tuple[Placement, ...] | None:
+            if depth == len(order):
+                return ()
+            mine = spots[order[depth]]
+            same = depth + 1 < len(order) and spots[order[depth + 1]] == mine
+            for n in range(after, len(mine)):
+                if not mask & mine[n].mask:
+                    rest = search(depth + 1, mask | mine[n].mask, n + 1 if same else 0)
+                    if rest is not None:
+                        return (mine[n], *rest)
+            return None
+
+        found = search(0, taken, 0)
+        if found is None:
+            return None
+        placed = dict(zip(order, found, strict=True))
+        return [placed[n] for n in range(len(wanted))]
+
+
+def _keepable(gpu: Gpu, wanted: Sequence[Wanted]) -> Iterator[dict[int, GpuInstance]]:
+    """Every way to let present instances serve wanted ones, best first, by wanted position."""
+    busy = {p.gi for p in gpu.processes if p.gi is not None}
+    servable = [i for i in gpu.instances if any(_serves(i, w) for w in wanted)]
+
+    def worth(chosen: tuple[GpuInstance, ...]) -> tuple[int, ...]:
+        exact = sum(any(matches(i, w) for w in wanted if _serves(i, w)) for i in chosen)
+        return (sum(i.id in busy for i in chosen), len(chosen), exact)
+
+    subsets = [
+        chosen for size in range(len(servable), -1, -1) for chosen in combinations(servable, size)
+    ]
+    for chosen in sorted(subsets, key=worth, reverse=True):
+        assigned = _assign(chosen, wanted)
+        if assigned is not None:
+            yield assigned
+
+
+def _assign(
+    chosen: tuple[GpuInstance, ...], wanted: Sequence[Wanted]
+) -> dict[int, GpuInstance] | None:
+    """Give each chosen instance a wanted one that it serves; those that match exactly go first."""
+    assigned: dict[int, GpuInstance] = {}
+    choosy = sorted(range(len(wanted)), key=lambda n: wanted[n].placement is None)
+    for test in (matches, _serves):
+        for instance in chosen:
+            if instance not in assigned.values():
+                fits = (n for n in choosy if n not in assigned and test(instance, wanted[n]))
+                if (n := next(fits, None)) is not None:
+                    assigned[n] = instance
+    return assigned if len(assigned) == len(chosen) else None
+
+
+def _serves(instance: GpuInstance, wanted: Wanted) -> bool:
+    """Whether it can become the wanted one by a change of its compute instances at most."""
+    return instance.profile_id == wanted.profile_id and wanted.placement in (
+        None,
+        instance.placement,
+    )
+
+
+def matches(instance: GpuInstance, wanted: Wanted) -> bool:
+    """Whether it is the wanted one already, compute instances included."""
+    compute = wanted.compute or (instance.default_compute,)
+    return _serves(instance, wanted) and sorted(c.profile_id for c in instance.compute) == sorted(
+        compute
+    )

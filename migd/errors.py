@@ -1,0 +1,113 @@
+"""What can go wrong, as classes with the D-Bus name a caller sees.
+
+    MigdError                 Failed: a bug; the details are in the log
+    +-- InvalidRequest        the call itself is malformed (standard InvalidArgs)
+    +-- AccessDenied          the caller may not (standard AccessDenied)
+    +-- NoSuchGpu, NoSuchConfig, NoSuchProfile, NoSuchJob
+    +-- ConfigRefused         a configuration file or text is refused
+    +-- NotSupported          the GPU or its driver cannot
+    +-- NoSpace               the instances do not fit on the GPU
+    +-- InUse                 processes hold what must change
+    +-- ImpactExceeded        the plan needs more than the caller allowed
+    +-- Changed               the plan is not the one the caller expected
+    +-- Busy                  another job is at work
+    +-- NotCancelable         the job is past the point, or over
+    +-- StateUnwritable       the state cannot be kept, so nothing may change
+    +-- NoDriver              no NVML library, or no driver behind it
+    +-- Nvml                  an NVML call failed
+    +-- Hung                  a GPU does not answer
+
+The message of each says what, where, and what to do. A caller never sees any other text.
+"""
+
+from migd import names
+
+
+class MigdError(Exception):
+    """Root of all errors that a caller may see; the message is for the person who reads it."""
+
+    dbus_name = f"{names.ERROR}.Failed"
+
+
+class InvalidRequest(MigdError):
+    dbus_name = f"{names.DBUS_ERROR}.InvalidArgs"
+
+
+class AccessDenied(MigdError):
+    dbus_name = f"{names.DBUS_ERROR}.AccessDenied"
+
+
+class NoSuchGpu(MigdError):
+    dbus_name = f"{names.ERROR}.NoSuchGpu"
+
+
+class NoSuchConfig(MigdError):
+    dbus_name = f"{names.ERROR}.NoSuchConfig"
+
+
+class NoSuchProfile(MigdError):
+    dbus_name = f"{names.ERROR}.NoSuchProfile"
+
+
+class NoSuchJob(MigdError):
+    dbus_name = f"{names.ERROR}.NoSuchJob"
+
+
+class ConfigRefused(MigdError):
+    dbus_name = f"{names.ERROR}.Config"
+
+
+class NotSupported(MigdError):
+    dbus_name = f"{names.ERROR}.NotSupported"
+
+
+class NoSpace(MigdError):
+    dbus_name = f"{names.ERROR}.NoSpace"
+
+
+class InUse(MigdError):
+    dbus_name = f"{names.ERROR}.InUse"
+
+
+class ImpactExceeded(MigdError):
+    dbus_name = f"{names.ERROR}.ImpactExceeded"
+
+
+class Changed(MigdError):
+    dbus_name = f"{names.ERROR}.Changed"
+
+
+class Busy(MigdError):
+    dbus_name = f"{names.ERROR}.Busy"
+
+
+class NotCancelable(MigdError):
+    dbus_name = f"{names.ERROR}.NotCancelable"
+
+
+class StateUnwritable(MigdError):
+    dbus_name = f"{names.ERROR}.State"
+
+
+class NoDriver(MigdError):
+    dbus_name = f"{names.ERROR}.NoDriver"
+
+
+class Nvml(MigdError):
+    """An NVML call that failed.
+
+    call: the function, as NVML names it
+    code: NVML's return code; `name` is its name without the NVML_ERROR_ in front
+    """
+
+    dbus_name = f"{names.ERROR}.Nvml"
+
+    def __init__(self, message: str, *, call: str, code: int, name: str) -> None:
+        super().__init__(message)
+        self.call = call
+        self.code = code
+        self.name = name
+
+
+class Hung(MigdError):
+    dbus_name = f"{names.ERROR}.Hung"
