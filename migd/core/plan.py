@@ -49,7 +49,7 @@ class DestroyCompute:
 
 @dataclass(frozen=True)
 class CreateInstance:
-    """Create a GPU instance at a placement, with compute instances (None: the one that fills it)."""
+    """Create a GPU instance at a placement; compute None is the one instance that fills it."""
 
     profile_id: int
     placement: Placement
