@@ -8,10 +8,12 @@
     +-- NotSupported          the GPU or its driver cannot
     +-- NoSpace               the instances do not fit on the GPU
     +-- InUse                 processes hold what must change
+    +-- ResetRequired         the mode change waits for a reset or a reboot
     +-- ImpactExceeded        the plan needs more than the caller allowed
     +-- Changed               the plan is not the one the caller expected
     +-- Busy                  another job is at work
     +-- NotCancelable         the job is past the point, or over
+    +-- Canceled              the job was, by Cancel or because migd was stopped
     +-- StateUnwritable       the state cannot be kept, so nothing may change
     +-- NoDriver              no NVML library, or no driver behind it
     +-- Nvml                  an NVML call failed
@@ -69,6 +71,10 @@ class InUse(MigdError):
     dbus_name = f"{names.ERROR}.InUse"
 
 
+class ResetRequired(MigdError):
+    dbus_name = f"{names.ERROR}.ResetRequired"
+
+
 class ImpactExceeded(MigdError):
     dbus_name = f"{names.ERROR}.ImpactExceeded"
 
@@ -83,6 +89,10 @@ class Busy(MigdError):
 
 class NotCancelable(MigdError):
     dbus_name = f"{names.ERROR}.NotCancelable"
+
+
+class Canceled(MigdError):
+    dbus_name = f"{names.ERROR}.Canceled"
 
 
 class StateUnwritable(MigdError):

@@ -29,7 +29,7 @@ def arrange(
         rest = [n for n in range(len(wanted)) if n not in kept]
         placed = options.place([wanted[n] for n in rest], taken)
         if placed is not None:
-            spots = {n: w.placement for n, w in kept.items()} | dict(zip(rest, placed, strict=True))
+            spots = {n: i.placement for n, i in kept.items()} | dict(zip(rest, placed, strict=True))
             return tuple(
                 (kept.get(n), Wanted(w.profile_id, w.compute, spots[n], w.gi))
                 for n, w in enumerate(wanted)
@@ -69,12 +69,14 @@ class _Options:
         everywhere = [spot for p in gpu.profiles for spot in p.placements]
 
         def order(profile: Profile) -> list[Placement]:
-            # Best fit: the spot that stands in the way of the fewest others; ties to the upper
-            # end, as the drivers seen so far do. So a small instance leaves room for a large one.
+            # Preferred ones, then those that take no other's preferred one. Then best fit: the spot
+            # that stands in the way of the fewest others; ties to the upper end, as the drivers
+            # seen so far do. So a small instance leaves room for a large one.
             return sorted(
                 profile.placements,
                 key=lambda s: (
                     (profile.id, s) not in prefer,
+                    any(s.mask & other.mask for _, other in prefer),
                     sum(bool(s.mask & other.mask) for other in everywhere),
                     -s.start,
                 ),
@@ -85,8 +87,10 @@ class _Options:
     def place(self, wanted: Sequence[Wanted], taken: int) -> list[Placement] | None:
         """A free placement for each, or None; exact, because every combination is tried once."""
         spots = [
-            (w.placement,) if w.placement is not None else self._spots[w.profile_id] for w in wanted
+            tuple(s for s in self._spots[w.profile_id] if w.placement in (None, s)) for w in wanted
         ]
+        if not all(spots):
+            return None
         # Those with the fewest choices first; equal ones side by side, so that each set of spots
         # for them is tried in one order only.
         order = sorted(
@@ -116,31 +120,43 @@ class _Options:
 def _keepable(gpu: Gpu, wanted: Sequence[Wanted]) -> Iterator[dict[int, GpuInstance]]:
     """Every way to let present instances serve wanted ones, best first, by wanted position."""
     busy = {p.gi for p in gpu.processes if p.gi is not None}
-    servable = [i for i in gpu.instances if any(_serves(i, w) for w in wanted)]
+    # Those in use first, so that they are also the first to be served without a change.
+    servable = sorted(
+        (i for i in gpu.instances if any(_serves(i, w) for w in wanted)),
+        key=lambda i: i.id not in busy,
+    )
 
-    def worth(chosen: tuple[GpuInstance, ...]) -> tuple[int, ...]:
-        exact = sum(any(matches(i, w) for w in wanted if _serves(i, w)) for i in chosen)
-        return (sum(i.id in busy for i in chosen), len(chosen), exact)
+    def worth(assigned: dict[int, GpuInstance]) -> tuple[int, ...]:
+        exact = [i for n, i in assigned.items() if matches(i, wanted[n])]
+        return (
+            sum(i.id in busy for i in assigned.values()),
+            len(assigned),
+            sum(i.id in busy for i in exact),
+            len(exact),
+        )
 
-    subsets = [
-        chosen for size in range(len(servable), -1, -1) for chosen in combinations(servable, size)
-    ]
-    for chosen in sorted(subsets, key=worth, reverse=True):
-        assigned = _assign(chosen, wanted)
-        if assigned is not None:
-            yield assigned
+    subsets = (
+        _assign(chosen, wanted)
+        for size in range(len(servable), -1, -1)
+        for chosen in combinations(servable, size)
+    )
+    yield from sorted((s for s in subsets if s is not None), key=worth, reverse=True)
 
 
 def _assign(
     chosen: tuple[GpuInstance, ...], wanted: Sequence[Wanted]
 ) -> dict[int, GpuInstance] | None:
-    """Give each chosen instance a wanted one that it serves; those that match exactly go first."""
+    """Give each chosen instance a wanted one that it serves, an exact match where one is left.
+
+    One that is wanted at a placement first: only the instance that is there can serve it.
+    """
     assigned: dict[int, GpuInstance] = {}
-    choosy = sorted(range(len(wanted)), key=lambda n: wanted[n].placement is None)
-    for test in (matches, _serves):
+    placed = [n for n, w in enumerate(wanted) if w.placement is not None]
+    anywhere = [n for n, w in enumerate(wanted) if w.placement is None]
+    for test, positions in ((_serves, placed), (matches, anywhere), (_serves, anywhere)):
         for instance in chosen:
             if instance not in assigned.values():
-                fits = (n for n in choosy if n not in assigned and test(instance, wanted[n]))
+                fits = (n for n in positions if n not in assigned and test(instance, wanted[n]))
                 if (n := next(fits, None)) is not None:
                     assigned[n] = instance
     return assigned if len(assigned) == len(chosen) else None
@@ -156,7 +172,7 @@ def _serves(instance: GpuInstance, wanted: Wanted) -> bool:
 
 def matches(instance: GpuInstance, wanted: Wanted) -> bool:
     """Whether it is the wanted one already, compute instances included."""
-    compute = wanted.compute or (instance.default_compute,)
+    compute = (instance.default_compute,) if wanted.compute is None else wanted.compute
     return _serves(instance, wanted) and sorted(c.profile_id for c in instance.compute) == sorted(
         compute
     )

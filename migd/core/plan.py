@@ -3,8 +3,9 @@
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import inf
 
 from migd.core.model import (
     Gpu,
@@ -12,71 +13,34 @@ from migd.core.model import (
     Impact,
     Layout,
     Mode,
-    Placement,
     Process,
     Target,
     Wanted,
 )
 from migd.core.placement import arrange, exceeded, matches
-from migd.core.values import plain
+from migd.core.steps import (
+    CreateCompute,
+    CreateInstance,
+    DestroyCompute,
+    DestroyInstance,
+    SetMode,
+    Step,
+    as_plain,
+)
 from migd.errors import NoSpace, NoSuchProfile, NotSupported
-
-
-@dataclass(frozen=True)
-class SetMode:
-    """Switch MIG mode; `reset` when the GPU must be reset for it to take effect."""
-
-    mode: Mode
-    reset: bool
-
-
-@dataclass(frozen=True)
-class DestroyInstance:
-    """Destroy a GPU instance with the compute instances in it."""
-
-    gi: int
-    profile_id: int
-    placement: Placement
-
-
-@dataclass(frozen=True)
-class DestroyCompute:
-    """Destroy one compute instance; its GPU instance stays."""
-
-    gi: int
-    ci: int
-
-
-@dataclass(frozen=True)
-class CreateInstance:
-    """Create a GPU instance at a placement; compute None is the one instance that fills it."""
-
-    profile_id: int
-    placement: Placement
-    compute: tuple[int, ...] | None
-
-
-@dataclass(frozen=True)
-class CreateCompute:
-    """Create compute instances in a GPU instance that stays (None: the one that fills it)."""
-
-    gi: int
-    compute: tuple[int, ...] | None
-
-
-Step = SetMode | DestroyInstance | DestroyCompute | CreateInstance | CreateCompute
 
 
 @dataclass(frozen=True)
 class GpuPlan:
     """The steps for one GPU, in order.
 
+    goal: what it has after them, with every placement
     kept: ids of the GPU instances that stay
     holders: processes that use what the steps destroy, by NVML's list
     """
 
     gpu: Gpu
-    target: Target
+    goal: Target
     steps: tuple[Step, ...]
     kept: tuple[int, ...]
     holders: tuple[Process, ...]
@@ -103,7 +67,7 @@ class Plan:
     @property
     def digest(self) -> str:
         """Names this plan: two plans with the same steps on the same GPUs have the same digest."""
-        steps = [[g.gpu.uuid, [[type(s).__name__, plain(s)] for s in g.steps]] for g in self.gpus]
+        steps = [[g.gpu.uuid, [as_plain(s) for s in g.steps]] for g in self.gpus]
         return hashlib.sha256(json.dumps(steps, sort_keys=True).encode()).hexdigest()[:32]
 
 
@@ -131,8 +95,8 @@ def plan_gpu(gpu: Gpu, target: Target, settled: Layout | None = None) -> GpuPlan
     if target.mode is not Mode.ENABLED or (wanted is None and gpu.mode is not Mode.ENABLED):
         wanted = ()
     if wanted is None:
-        return _finish(gpu, target, mode, tuple(i.id for i in gpu.instances))
-    pairs = _arrangement(gpu, _in_place(gpu, wanted, settled), settled)
+        return _finish(gpu, Target(target.mode, None), mode, tuple(i.id for i in gpu.instances))
+    pairs = _arrangement(gpu, wanted, settled)
     stay = [instance.id for instance, _ in pairs if instance]
     destroy = [
         DestroyInstance(i.id, i.profile_id, i.placement) for i in gpu.instances if i.id not in stay
@@ -140,41 +104,17 @@ def plan_gpu(gpu: Gpu, target: Target, settled: Layout | None = None) -> GpuPlan
     change = [
         step for instance, want in pairs if instance for step in _compute_steps(instance, want)
     ]
-    create = [
-        CreateInstance(w.profile_id, w.placement, w.compute)
-        for w in sorted((w for instance, w in pairs if instance is None), key=_creation_order)
-        if w.placement is not None
-    ]
+    create = _creations((w for instance, w in pairs if instance is None), settled)
     # Instances go before the mode does, and come after it.
     steps = (*destroy, *change, *mode, *create)
-    return _finish(gpu, target, steps, tuple(sorted(stay)))
+    goal = Target(target.mode, tuple(want for _, want in pairs))
+    return _finish(gpu, goal, steps, tuple(sorted(stay)))
 
 
 def _mode_steps(gpu: Gpu, mode: Mode) -> tuple[Step, ...]:
     if gpu.mode is Mode.UNSUPPORTED or gpu.mode == gpu.pending == mode:
         return ()
     return (SetMode(mode, reset=gpu.mode != mode and not gpu.resetless),)
-
-
-def _in_place(gpu: Gpu, wanted: tuple[Wanted, ...], settled: Layout | None) -> tuple[Wanted, ...]:
-    """With the ids of what was settled, if all of it is lost and just that is wanted again.
-
-    Ids are the first free in their size class, so instances created in ascending order of the
-    ids they had get them, and with them their UUIDs, again.
-    """
-    if settled is None or gpu.instances or any(w.placement for w in wanted):
-        return wanted
-
-    def kinds(items: tuple[Wanted, ...]) -> Counter[int]:
-        return Counter(w.profile_id for w in items)
-
-    before = settled.target().instances or ()
-    if kinds(before) != kinds(wanted) or any(w.compute is not None for w in wanted):
-        return wanted
-    known = {(p.id, spot) for p in gpu.profiles for spot in p.placements}
-    if not all((w.profile_id, w.placement) in known for w in before):
-        return wanted
-    return tuple(Wanted(w.profile_id, None, w.placement, w.gi) for w in before)
 
 
 def _arrangement(
@@ -197,26 +137,37 @@ def _compute_steps(instance: GpuInstance, want: Wanted) -> tuple[Step, ...]:
         return ()
     # Compute instances of one GPU instance are few and cheap: replace them as a whole.
     destroy = [DestroyCompute(instance.id, ci.id) for ci in instance.compute]
-    return (*destroy, CreateCompute(instance.id, want.compute))
+    create = [] if want.compute == () else [CreateCompute(instance.id, want.compute)]
+    return (*destroy, *create)
 
 
-def _creation_order(want: Wanted) -> tuple[int, int, int]:
-    """Larger size classes first; within one, by the id it had, else from the start of the GPU."""
-    placement = want.placement or Placement(0, 0)
-    return (-placement.size, -1 if want.gi is None else want.gi, placement.start)
+def _creations(wanted: Iterable[Wanted], settled: Layout | None) -> Iterator[CreateInstance]:
+    """Larger size classes first; within one, by the id on record, then from the start of the GPU.
+
+    Ids are the first free in their size class, so instances created in ascending order of the
+    ids they had get them, and with them their UUIDs, again.
+    """
+    record = {(i.profile_id, i.placement): i.gi for i in settled.instances} if settled else {}
+    queue = []
+    for w in wanted:
+        if w.placement is not None:
+            gi = record.get((w.profile_id, w.placement), inf) if w.gi is None else w.gi
+            queue.append(((-w.placement.size, gi, w.placement.start), w, w.placement))
+    for _, w, placement in sorted(queue, key=lambda entry: entry[0]):
+        yield CreateInstance(w.profile_id, placement, w.compute)
 
 
-def _finish(gpu: Gpu, target: Target, steps: tuple[Step, ...], kept: tuple[int, ...]) -> GpuPlan:
+def _finish(gpu: Gpu, goal: Target, steps: tuple[Step, ...], kept: tuple[int, ...]) -> GpuPlan:
     instances = {s.gi for s in steps if isinstance(s, DestroyInstance)}
     compute = {(s.gi, s.ci) for s in steps if isinstance(s, DestroyCompute)}
-    # The mode, and the first GPU instance, need the whole GPU idle (mig-ug; the driver's check in
-    # kmigmgrCreateGPUInstanceCheck_GA100).
-    first = not gpu.instances and any(isinstance(s, CreateInstance) for s in steps)
+    # The mode, and a GPU instance that is created beside no other, need the whole GPU idle (mig-ug;
+    # the driver's check in kmigmgrCreateGPUInstanceCheck_GA100).
+    first = not kept and any(isinstance(s, CreateInstance) for s in steps)
     whole = first or any(isinstance(s, SetMode) and s.mode != gpu.mode for s in steps)
     holders = tuple(
         p for p in gpu.processes if whole or p.gi in instances or (p.gi, p.ci) in compute
     )
-    return GpuPlan(gpu, target, steps, kept, holders)
+    return GpuPlan(gpu, goal, steps, kept, holders)
 
 
 def offers(gpu: Gpu) -> str:
@@ -228,8 +179,12 @@ def _no_space(gpu: Gpu, wanted: tuple[Wanted, ...]) -> str:
     counts = Counter(gpu.profile_name(w.profile_id) for w in wanted)
     asked = ", ".join(f"{name}: {count}" for name, count in sorted(counts.items()))
     reason = exceeded(gpu, [w.profile_id for w in wanted])
+    if not reason and _fits(gpu, counts):
+        return f"{asked} do not fit on {gpu} at the placements asked for. It has {offers(gpu)}"
     if not reason:
-        slices = max(p.mask.bit_length() for profile in gpu.profiles for p in profile.placements)
+        slices = max(
+            (p.mask.bit_length() for profile in gpu.profiles for p in profile.placements), default=0
+        )
         reason = f"no arrangement of its {slices} memory slices holds them all"
     fewer = [name for name in counts if _fits(gpu, counts - Counter([name]))]
     hint = f"; with one {' or one '.join(sorted(fewer))} less they do" if fewer else ""

@@ -1,12 +1,16 @@
 """Profile names: their grammar, their canonical form, and NVIDIA's rule that computes them."""
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
+from migd.core.model import ComputeProfile
+
 _NAME = re.compile(
-    r"(?:(?P<c>\d{1,2})c\.)?(?P<g>\d{1,2})g\.(?P<gb>\d{1,4})gb(?:(?P<sign>[+-])(?P<attributes>.+))?"
+    r"(?:(?P<c>[0-9]{1,2})c\.)?(?P<g>[0-9]{1,2})g\.(?P<gb>[0-9]{1,4})gb"
+    r"(?:(?P<sign>[+-])(?P<attributes>.+))?"
 )
 _ATTRIBUTE = re.compile(r"[A-Za-z](?:[A-Za-z0-9.]*[A-Za-z0-9])?")
 
@@ -86,3 +90,16 @@ def computed_name(enum: int, slices: int, memory_mib: int, total_mib: int) -> st
     eighths = Fraction(ceil(Fraction(8 * memory_mib, total_mib)), 8)
     gb = floor(eighths * ceil(Fraction(total_mib, 1024)) + Fraction(1, 2))
     return f"{slices}g.{gb}gb{_SUFFIX_OF_ENUM.get(enum, '')}"
+
+
+def filling(
+    slices: int, multiprocessors: int, offered: Sequence[ComputeProfile]
+) -> ComputeProfile | None:
+    """The compute profile that fills a GPU instance of so many compute slices and SMs.
+
+    It is the widest, and of several as wide the one with the most SMs that are really there: on
+    Hopper a 1g of double memory has 26 SMs, and only compute profile 7 reaches them all (the one
+    that `nvidia-smi mig -cgi 15 -C` takes); its namesake 0 would leave ten idle.
+    """
+    fitting = [c for c in offered if c.slices <= slices and c.multiprocessors <= multiprocessors]
+    return max(fitting, key=lambda c: (c.slices, c.multiprocessors, -c.id), default=None)

@@ -63,7 +63,7 @@ def _record(kind: type[Any], value: Any, where: str) -> Any:
     mapping = _exactly(dict, value, where)
     hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
     if mapping.keys() != hints.keys():
-        odd = ", ".join(sorted(mapping.keys() ^ hints.keys()))
+        odd = ", ".join(sorted(str(k) for k in mapping.keys() ^ hints.keys()))
         raise ValueError(f"{where}: missing or unknown: {odd}")
     return kind(**{k: _typed(hints[k], v, f"{where}.{k}") for k, v in mapping.items()})
 

@@ -1,0 +1,199 @@
+"""The life of a job as values: its phases, how it ends, and what is written down of it."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migd.core.model import Layout
+
+
+class Phase(StrEnum):
+    """What a job goes through, in this order; a phase with nothing to do is passed at once."""
+
+    AUTHORIZE = "authorize"
+    OBSERVE = "observe"
+    PLAN = "plan"
+    JOURNAL = "journal"
+    HOLD = "hold"
+    STOP = "stop"
+    MODE = "mode"
+    CHANGE = "change"
+    VERIFY = "verify"
+    SETTLE = "settle"
+    RELEASE = "release"
+    RESTART = "restart"
+    HOOKS = "hooks"
+
+    @property
+    def rank(self) -> int:
+        return list(Phase).index(self)
+
+
+class Result(StrEnum):
+    DONE = "done"
+    PARTIAL = "partial"
+    FAILED = "failed"
+    CANCELED = "canceled"
+    INTERRUPTED = "interrupted"
+
+
+class Ending(StrEnum):
+    """How it ended for one GPU. FAILED is neither new nor as before: `Outcome.left` tells."""
+
+    DONE = "done"
+    UNCHANGED = "unchanged"
+    ROLLED_BACK = "rolled-back"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of one GPU.
+
+    error: D-Bus name of what went wrong; call, code, code_name: the NVML call, if one failed
+    left: what is on the GPU, or what is to be done, where it is not as before
+    """
+
+    gpu: str
+    index: int
+    ending: Ending
+    error: str = ""
+    message: str = ""
+    call: str = ""
+    code: int = 0
+    code_name: str = ""
+    left: str = ""
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What somebody asked for: the name of a configuration, or the text itself.
+
+    mode_only: only its MIG mode; uid: who asked; at: microseconds since the epoch
+    """
+
+    config: str
+    text: str
+    mode_only: bool
+    uid: int
+    at: int
+
+    @property
+    def label(self) -> str:
+        return "(text)" if self.text else self.config
+
+    def same(self, other: "Choice | None") -> bool:
+        """Whether both ask for the same, whoever asked when."""
+        mine = (self.config, self.text, self.mode_only)
+        return other is not None and mine == (other.config, other.text, other.mode_only)
+
+
+@dataclass(frozen=True)
+class PastJob:
+    """A job that has ended, as it is told and kept. Times are microseconds since the epoch."""
+
+    id: int
+    type: str
+    choice: Choice
+    started: int
+    ended: int
+    result: Result
+    message: str
+    changed: bool
+    wanted: bool
+    outcomes: tuple[Outcome, ...]
+
+
+def result_of(outcomes: Iterable[Outcome], *, canceled: bool) -> Result:
+    """The result of a job from those of its GPUs."""
+    endings = {o.ending for o in outcomes}
+    if not endings & {Ending.ROLLED_BACK, Ending.FAILED}:
+        return Result.DONE
+    if canceled:
+        return Result.CANCELED
+    return Result.PARTIAL if Ending.DONE in endings else Result.FAILED
+
+
+# -- the journal -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Before:
+    """A GPU that a job is about to change, as it is."""
+
+    gpu: str
+    index: int
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Begun:
+    """First record: the job, on which boot, and what it starts from."""
+
+    id: int
+    type: str
+    choice: Choice
+    started: int
+    boot: str
+    gpus: tuple[Before, ...]
+    unchanged: tuple[Outcome, ...]
+
+
+@dataclass(frozen=True)
+class Stepping:
+    """Written before each step, on the way there and on the way back."""
+
+    gpu: str
+    does: str
+
+
+@dataclass(frozen=True)
+class Reached:
+    """The GPU has what was asked for; this is where it is settled."""
+
+    gpu: str
+    layout: Layout
+
+
+@dataclass(frozen=True)
+class Returned:
+    """The GPU could not, and this is how it ended."""
+
+    outcome: Outcome
+
+
+Record = Begun | Stepping | Reached | Returned
+
+
+@dataclass(frozen=True)
+class Unfinished:
+    """What a journal says of a job that was cut short."""
+
+    begun: Begun
+    reached: dict[str, Layout]
+    returned: dict[str, Outcome]
+
+    @property
+    def open(self) -> tuple[Before, ...]:
+        """The GPUs of which it is not known whether they are new or as before."""
+        return tuple(
+            b for b in self.begun.gpus if b.gpu not in self.reached and b.gpu not in self.returned
+        )
+
+
+def unfinished(records: Iterable[Record]) -> Unfinished | None:
+    """The job that the records tell of, or None if there was none."""
+    begun: Begun | None = None
+    reached: dict[str, Layout] = {}
+    returned: dict[str, Outcome] = {}
+    for record in records:
+        match record:
+            case Begun():
+                begun = record
+            case Reached(gpu, layout):
+                reached[gpu] = layout
+            case Returned(outcome):
+                returned[outcome.gpu] = outcome
+            case Stepping():
+                pass
+    return Unfinished(begun, reached, returned) if begun else None

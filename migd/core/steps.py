@@ -1,0 +1,97 @@
+"""The steps a plan is made of: what they are, how they are written down, how they are told."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from migd.core.model import Gpu, Mode, Placement
+from migd.core.values import plain, typed
+
+
+@dataclass(frozen=True)
+class SetMode:
+    """Switch MIG mode; `reset` when the GPU must be reset for it to take effect."""
+
+    mode: Mode
+    reset: bool
+
+
+@dataclass(frozen=True)
+class DestroyInstance:
+    """Destroy a GPU instance with the compute instances in it."""
+
+    gi: int
+    profile_id: int
+    placement: Placement
+
+
+@dataclass(frozen=True)
+class DestroyCompute:
+    """Destroy one compute instance; its GPU instance stays."""
+
+    gi: int
+    ci: int
+
+
+@dataclass(frozen=True)
+class CreateInstance:
+    """Create a GPU instance at a placement; compute None is the one instance that fills it."""
+
+    profile_id: int
+    placement: Placement
+    compute: tuple[int, ...] | None
+
+
+@dataclass(frozen=True)
+class CreateCompute:
+    """Create compute instances in a GPU instance that stays (None: the one that fills it)."""
+
+    gi: int
+    compute: tuple[int, ...] | None
+
+
+Step = SetMode | DestroyInstance | DestroyCompute | CreateInstance | CreateCompute
+
+_KINDS: dict[str, type[Any]] = {
+    "set-mode": SetMode,
+    "destroy-instance": DestroyInstance,
+    "destroy-compute": DestroyCompute,
+    "create-instance": CreateInstance,
+    "create-compute": CreateCompute,
+}
+_NAMES = {kind: name for name, kind in _KINDS.items()}
+
+
+def action(step: Step) -> str:
+    """The name of its kind, as on the bus and in the journal."""
+    return _NAMES[type(step)]
+
+
+def as_plain(step: Step) -> dict[str, Any]:
+    return {"action": action(step), **plain(step)}
+
+
+def from_plain(value: Any, where: str = "step") -> Step:
+    """The inverse of `as_plain`. Raises ValueError that says where the value differs."""
+    if not isinstance(value, dict) or value.get("action") not in _KINDS:
+        raise ValueError(f"{where}: not a step")
+    kind = _KINDS[value["action"]]
+    step: Step = typed(kind, {k: v for k, v in value.items() if k != "action"}, where)
+    return step
+
+
+def sentence(step: Step, gpu: Gpu) -> str:
+    """What the step does to `gpu`, for people."""
+    match step:
+        case SetMode(mode, reset):
+            how = "; this resets the GPU" if reset else ""
+            return f"switch MIG mode to {mode}{how}"
+        case DestroyInstance(gi, profile_id, placement):
+            return f"destroy GPU instance {gi} ({gpu.profile_name(profile_id)} at {placement})"
+        case DestroyCompute(gi, ci):
+            return f"destroy compute instance {ci} of GPU instance {gi}"
+        case CreateInstance(profile_id, placement, compute):
+            inside = "" if compute is None else f" with {len(compute)} compute instances"
+            return f"create {gpu.profile_name(profile_id)} at {placement}{inside}"
+        case CreateCompute(gi, compute):
+            count = 1 if compute is None else len(compute)
+            return f"create {count} compute instance{'s' * (count != 1)} in GPU instance {gi}"

@@ -1,0 +1,262 @@
+"""The daemon's way to NVML: a worker while one is needed, limits on every wait, errors with names.
+
+A GPU whose call does not come back is `hung`: it gets no further call until the worker that
+hangs is gone. The other GPUs go on, in a new worker.
+"""
+
+import asyncio
+import contextlib
+import fcntl
+import os
+from collections.abc import AsyncIterator, Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+
+from migd.core.model import Gpu
+from migd.core.steps import Step, sentence
+from migd.errors import Hung, MigdError, NoDriver, Nvml
+from migd.nvml.process import WorkerGone, WorkerProcess
+from migd.nvml.protocol import Answer, Failure, Op, Opened, Performed
+
+# NVML return codes that mean there is nothing to talk to.
+_NO_DRIVER = {
+    9: "the NVIDIA driver is not loaded",
+    12: "libnvidia-ml.so.1 is not installed",
+    18: "the NVIDIA library and the loaded kernel module differ in version; reload the driver"
+    " or reboot",
+}
+
+
+@dataclass(frozen=True)
+class Limits:
+    """How long to wait, in seconds, before a GPU counts as hung.
+
+    idle_s: how long a worker stays after its last answer
+    retry_s: how long IN_USE is tried again
+    """
+
+    open_s: float = 30.0
+    snapshot_s: float = 30.0
+    perform_s: float = 180.0
+    idle_s: float = 3.0
+    retry_s: int = 2
+
+
+@dataclass(frozen=True)
+class Observation:
+    """The node as NVML shows it.
+
+    gpus: by index; of a hung one, as it was when last seen
+    hung: by UUID, why
+    """
+
+    driver: str
+    gpus: tuple[Gpu, ...]
+    hung: dict[str, str]
+
+    def gpu(self, uuid: str) -> Gpu | None:
+        return next((g for g in self.gpus if g.uuid == uuid), None)
+
+
+class NvmlClient:
+    """Observes and changes GPUs through workers. All methods are for one event loop."""
+
+    def __init__(self, lock: Path, limits: Limits | None = None) -> None:
+        """lock: a file that every worker on this host holds, so that two daemons never mix."""
+        self._limits = limits or Limits()
+        self._lock = _Lock(lock)
+        self._worker: WorkerProcess | None = None
+        self._starting = asyncio.Lock()
+        self._users = 0
+        self._idle: asyncio.TimerHandle | None = None
+        self._background: set[asyncio.Task[None]] = set()
+        self._hung: dict[int, str] = {}
+        self._seen: dict[int, Gpu] = {}
+
+    async def observe(self) -> Observation:
+        """Look at every GPU, side by side. Raises NoDriver, Nvml; Hung if NVML as a whole is."""
+        async with self._session():
+            opened = await self._request(Op.OPEN, self._limits.open_s)
+            assert isinstance(opened, Opened)
+            results = await asyncio.gather(
+                *(self._snapshot(index) for index in range(opened.gpus)), return_exceptions=True
+            )
+        gpus = []
+        hung = {}
+        for index, result in enumerate(results):
+            if isinstance(result, Hung) and index in self._seen:
+                gpus.append(self._seen[index])
+                hung[self._seen[index].uuid] = str(result)
+            elif isinstance(result, BaseException):
+                raise result
+            else:
+                gpus.append(result)
+        return Observation(opened.driver, tuple(gpus), hung)
+
+    async def snapshot(self, gpu: Gpu) -> Gpu:
+        """Look at one GPU again. Raises NoDriver, Nvml, Hung."""
+        now = await self._snapshot(gpu.index)
+        if now.uuid != gpu.uuid:
+            raise NoDriver(f"{gpu} is gone: at index {gpu.index} there is {now}")
+        return now
+
+    async def perform(self, gpu: Gpu, step: Step) -> Performed:
+        """Do one step. Raises NoDriver, Nvml, Hung."""
+        answer = await self._request(Op.PERFORM, self._limits.perform_s, gpu.index, gpu, step)
+        assert isinstance(answer, Performed)
+        return answer
+
+    async def end_session(self) -> None:
+        """End the worker now: before a reset, and when the daemon stops."""
+        worker, self._worker = self._worker, None
+        if worker:
+            await worker.end()
+
+    async def close(self) -> None:
+        if self._idle:
+            self._idle.cancel()
+        await self.end_session()
+        for task in tuple(self._background):
+            task.cancel()
+        await asyncio.gather(*self._background, return_exceptions=True)
+        self._lock.release()
+
+    # -- one request ---------------------------------------------------------------------
+
+    async def _snapshot(self, index: int) -> Gpu:
+        answer = await self._request(Op.SNAPSHOT, self._limits.snapshot_s, index)
+        assert isinstance(answer, Gpu)
+        self._seen[index] = answer
+        return answer
+
+    async def _request(
+        self,
+        op: Op,
+        limit_s: float,
+        index: int | None = None,
+        gpu: Gpu | None = None,
+        step: Step | None = None,
+    ) -> Answer:
+        """Ask, wait `limit_s` seconds at the most, and turn what went wrong into its error."""
+        if index in self._hung:
+            raise Hung(self._hung[index])
+        doing = f"{sentence(step, gpu)} on {gpu}" if gpu and step else f"{op} GPU {index}"
+        async with self._session() as worker:
+            asked = worker.ask(
+                op,
+                index=index or 0,
+                uuid=gpu.uuid if gpu else "",
+                step=step,
+                retry_s=self._limits.retry_s,
+            )
+            try:
+                answer = await asyncio.wait_for(asked, limit_s)
+            except TimeoutError:
+                raise self._hang(worker, index, limit_s, doing) from None
+            except WorkerGone:
+                self._drop(worker)
+                raise Nvml(
+                    f"the NVML worker (pid {worker.pid}) ended during: {doing}; "
+                    "what the driver made of it is read back",
+                    call="",
+                    code=-1,
+                    name="WORKER_GONE",
+                ) from None
+        if isinstance(answer, Failure):
+            raise _error(answer, doing)
+        return answer
+
+    def _hang(self, worker: WorkerProcess, index: int | None, limit_s: float, doing: str) -> Hung:
+        what = "NVML" if index is None else f"GPU {index}"
+        reason = (
+            f"{what} did not answer within {limit_s:g} s ({doing}); it gets no further call until "
+            f"the driver lets go of process {worker.pid}. See the kernel log for Xid messages"
+        )
+        if index is not None:
+            self._hung[index] = reason
+        self._drop(worker)
+        self._spawn(self._bury(worker, index))
+        return Hung(reason)
+
+    async def _bury(self, worker: WorkerProcess, index: int | None) -> None:
+        """Let it answer for the other GPUs, then kill it; until it is gone, `index` hangs."""
+        await worker.drained()
+        worker.kill()
+        await worker.gone(None)
+        if index is not None:
+            self._hung.pop(index, None)
+
+    # -- the worker ----------------------------------------------------------------------
+
+    @contextlib.asynccontextmanager
+    async def _session(self) -> AsyncIterator[WorkerProcess]:
+        """A worker for as long as the block lasts, and a few seconds beyond."""
+        self._users += 1
+        if self._idle:
+            self._idle.cancel()
+        try:
+            async with self._starting:
+                if self._worker is None or not self._worker.alive:
+                    self._worker = await WorkerProcess.start(self._lock.take())
+            yield self._worker
+        finally:
+            self._users -= 1
+            if self._users == 0:
+                loop = asyncio.get_running_loop()
+                self._idle = loop.call_later(
+                    self._limits.idle_s, lambda: self._spawn(self._end_if_idle())
+                )
+
+    async def _end_if_idle(self) -> None:
+        if self._users == 0:
+            await self.end_session()
+
+    def _drop(self, worker: WorkerProcess) -> None:
+        if self._worker is worker:
+            self._worker = None
+
+    def _spawn(self, work: Coroutine[None, None, None]) -> None:
+        task = asyncio.create_task(work)
+        self._background.add(task)
+        task.add_done_callback(self._background.discard)
+
+
+class _Lock:
+    """An exclusive lock that workers inherit, so that it lasts as long as any of them does."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self._descriptor = -1
+
+    def take(self) -> int:
+        """The locked descriptor. Raises Hung while a worker of an earlier daemon has it."""
+        if self._descriptor < 0:
+            descriptor = os.open(self._path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                os.close(descriptor)
+                raise Hung(
+                    f"a worker of another migd still talks to the driver and holds {self._path}; "
+                    "`fuser` on that file names it"
+                ) from None
+            self._descriptor = descriptor
+        return self._descriptor
+
+    def release(self) -> None:
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+
+def _error(failure: Failure, doing: str) -> MigdError:
+    if failure.call == "nvmlInit" and failure.code in _NO_DRIVER:
+        return NoDriver(f"{_NO_DRIVER[failure.code]} ({failure.name})")
+    if not failure.call:
+        return Nvml(f"{doing}: {failure.text}", call="", code=failure.code, name=failure.name)
+    return Nvml(
+        f"{doing}: {failure.call} returned {failure.name} ({failure.code}): {failure.text}",
+        call=failure.call,
+        code=failure.code,
+        name=failure.name,
+    )

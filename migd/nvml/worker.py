@@ -1,0 +1,88 @@
+"""The process that holds NVML: `python -I -m migd.nvml.worker FD`.
+
+An open NVML session blocks a reset and pins the kernel module, and a call that hangs in the
+driver cannot be cancelled: so there is a process for it, which ends when its socket does.
+"""
+
+import os
+import queue
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable
+from typing import BinaryIO
+
+from migd.nvml.driver import CallFailed, Reader, Stale, count_gpus, initialize, perform
+from migd.nvml.protocol import Answer, Failure, Op, Request, answer_line
+
+_STALE = -1
+
+
+class Worker:
+    """Answers requests: those for one GPU in order on its own thread, GPUs side by side."""
+
+    def __init__(self, send: Callable[[bytes], None]) -> None:
+        self._send = send
+        self._sending = threading.Lock()
+        self._reader = Reader()
+        self._initializing = threading.Lock()
+        self._initialized = False
+        self._lanes: dict[int, queue.SimpleQueue[Request]] = {}
+
+    def take(self, request: Request) -> None:
+        lane = -1 if request.op is Op.OPEN else request.index
+        if lane not in self._lanes:
+            self._lanes[lane] = queue.SimpleQueue()
+            threading.Thread(target=self._serve, args=(self._lanes[lane],), daemon=True).start()
+        self._lanes[lane].put(request)
+
+    def _serve(self, requests: "queue.SimpleQueue[Request]") -> None:
+        while True:
+            request = requests.get()
+            line = answer_line(request.id, self._answer(request))
+            with self._sending:
+                self._send(line)
+
+    def _answer(self, request: Request) -> Answer:
+        try:
+            self._initialize()
+            if request.op is Op.OPEN:
+                return count_gpus()
+            if request.op is Op.SNAPSHOT:
+                return self._reader.snapshot(request.index)
+            if request.step is None:
+                raise Stale("no step was named")
+            return perform(self._reader, request.index, request.uuid, request.step, request.retry_s)
+        except CallFailed as error:
+            return error.failure
+        except Stale as error:
+            return Failure("", _STALE, "STALE", str(error))
+
+    def _initialize(self) -> None:
+        with self._initializing:
+            if not self._initialized:
+                initialize()
+                self._initialized = True
+
+
+def serve(stream: BinaryIO, send: Callable[[bytes], None]) -> None:
+    """Take requests until the daemon closes its end or dies."""
+    worker = Worker(send)
+    for line in stream:
+        worker.take(Request.parse(line))
+
+
+def main() -> None:
+    # Ctrl-C at a daemon's terminal reaches the whole process group; the daemon decides for us.
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    end = socket.socket(fileno=int(sys.argv[1]))
+    try:
+        serve(end.makefile("rb"), end.sendall)
+    finally:
+        # Not sys.exit: a thread that hangs in the driver would be waited for.
+        os._exit(0)
+
+
+if __name__ == "__main__":
+    main()
