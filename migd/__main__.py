@@ -1,0 +1,7 @@
+"""`python -m migd` is the daemon."""
+
+import sys
+
+from migd.daemon import main
+
+sys.exit(main())

@@ -1,0 +1,215 @@
+"""One connection to a message bus: bounded calls, signals, and how it ends. Exports nothing."""
+
+import asyncio
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from dbus_next.constants import MessageFlag, MessageType
+from dbus_next.message import Message
+
+from migd.bus.transport import Transport
+from migd.bus.values import clean, to_wire
+
+log = logging.getLogger(__name__)
+
+BUS = "org.freedesktop.DBus"
+BUS_PATH = "/org/freedesktop/DBus"
+_ERROR = f"{BUS}.Error"
+_DO_NOT_QUEUE = 4
+_PRIMARY_OWNER, _ALREADY_OWNER = 1, 4
+
+# Given each incoming call and signal; True takes it, so that nobody else sees it.
+MessageHandler = Callable[[Message], bool]
+
+
+class BusError(Exception):
+    """What can go wrong between us and another program on the bus."""
+
+
+class ConnectionLost(BusError):
+    """There is no connection to the bus, or no more."""
+
+
+class CallTimeout(BusError):
+    """The other side did not answer in time; whether it did its work is not known."""
+
+
+class NameTaken(BusError):
+    """Somebody else owns the bus name."""
+
+
+class RemoteError(BusError):
+    """The other side answered with an error."""
+
+    def __init__(self, name: str, message: str) -> None:
+        super().__init__(f"{name}: {message}")
+        self.name = name
+        self.message = message
+
+
+class Connection:
+    """Made by connect(). When it has ended it stays so: a new one must be made."""
+
+    def __init__(self, address: str | None) -> None:
+        self._pending: dict[int, asyncio.Future[Message]] = {}
+        self._handlers: list[MessageHandler] = []
+        self._closed = asyncio.Event()
+        self._error: Exception | None = None
+        self._transport = Transport(address, self._receive, self._end)
+
+    @property
+    def unique_name(self) -> str:
+        return str(self._transport.unique_name)
+
+    async def call(
+        self,
+        destination: str,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str = "",
+        body: Sequence[Any] = (),
+        *,
+        timeout_s: float = 25.0,
+        interactive: bool = False,
+    ) -> list[Any]:
+        """Call a method and give the values of its reply.
+
+        Raises RemoteError for an error reply, CallTimeout, and ConnectionLost when there is no
+        bus or it goes away before the reply.
+        """
+        flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
+        reply = await self.exchange(
+            Message(
+                destination=destination,
+                path=path,
+                interface=interface,
+                member=member,
+                signature=signature,
+                body=to_wire(signature, body),
+                flags=flags,
+            ),
+            timeout_s=timeout_s,
+        )
+        return reply.body
+
+    async def exchange(self, message: Message, *, timeout_s: float = 25.0) -> Message:
+        """Send a method call made by hand and give its reply; raises as call() does."""
+        if self._closed.is_set():
+            raise self._lost()
+        message.serial = self._transport.next_serial()
+        reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
+        self._pending[message.serial] = reply
+        try:
+            self.send(message)
+            async with asyncio.timeout(timeout_s):
+                return await reply
+        except TimeoutError:
+            called = f"{message.interface}.{message.member} of {message.destination}"
+            raise CallTimeout(f"{called} did not answer within {timeout_s:g} s") from None
+        finally:
+            self._pending.pop(message.serial, None)
+
+    def send(self, message: Message) -> None:
+        """Queue a message; on a dead connection it is lost, as wait_closed() tells its owner."""
+        self._transport.post(message)
+
+    def add_handler(self, handler: MessageHandler) -> None:
+        self._handlers.append(handler)
+
+    def remove_handler(self, handler: MessageHandler) -> None:
+        self._handlers.remove(handler)
+
+    async def match(self, rule: str) -> None:
+        """Ask the bus for the signals that fit a match rule."""
+        await self.call(BUS, BUS_PATH, BUS, "AddMatch", "s", [rule])
+
+    async def request_name(self, name: str) -> None:
+        """Own a well-known name from now on; NameTaken when somebody else does."""
+        (answer,) = await self.call(BUS, BUS_PATH, BUS, "RequestName", "su", [name, _DO_NOT_QUEUE])
+        if answer not in (_PRIMARY_OWNER, _ALREADY_OWNER):
+            raise NameTaken(f"{name} is owned by another program on this bus")
+
+    async def flush(self) -> None:
+        """Wait until all that was sent has left this process, or the connection has ended."""
+        await self._transport.flush()
+
+    async def wait_closed(self) -> None:
+        """Wait for the end; raises ConnectionLost unless it was close()."""
+        await self._closed.wait()
+        if self._error is not None:
+            raise self._lost()
+
+    def close(self) -> None:
+        """End the connection and close its socket; what is unsent is lost, calls fail."""
+        self._transport.disconnect()
+
+    async def open(self, timeout_s: float) -> None:
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._transport.connect()
+        except BaseException:
+            self.close()
+            raise
+
+    def _lost(self) -> ConnectionLost:
+        return ConnectionLost(f"no connection to the bus: {self._error or 'it was closed'}")
+
+    def _end(self, error: Exception | None) -> None:
+        self._error = error
+        self._closed.set()
+        self._handlers.clear()
+        for reply in self._pending.values():
+            if not reply.done():
+                reply.set_exception(self._lost())
+
+    def _receive(self, message: Message, dropped: int) -> None:
+        if message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
+            reply = self._pending.get(message.reply_serial)
+            if reply is not None and not reply.done():
+                _resolve(reply, message, dropped)
+        elif dropped:
+            self._refuse(message, "LimitsExceeded", f"the arguments are too long: {dropped} bytes")
+        elif not self._offer(message):
+            self._refuse(message, "UnknownMethod", f"nothing here answers {message.member}")
+
+    def _offer(self, message: Message) -> bool:
+        for handler in tuple(self._handlers):
+            try:
+                if handler(message):
+                    return True
+            except Exception:
+                log.exception("a message handler failed at %s, ignoring", message.member)
+        return False
+
+    def _refuse(self, message: Message, error: str, text: str) -> None:
+        wanted = not message.flags & MessageFlag.NO_REPLY_EXPECTED
+        if wanted and message.message_type is MessageType.METHOD_CALL:
+            self.send(Message.new_error(message, f"{_ERROR}.{error}", text))
+
+
+async def connect(address: str | None, *, timeout_s: float) -> Connection:
+    """Connect to a bus; without an address to the system bus, or DBUS_SYSTEM_BUS_ADDRESS.
+
+    Raises ConnectionLost when nobody is there, or it does not let us in, or not in time.
+    """
+    try:
+        connection = Connection(address)
+        await connection.open(timeout_s)
+    except Exception as error:
+        raise ConnectionLost(
+            f"cannot connect to {address or 'the system bus'}: {error!r}"
+        ) from error
+    return connection
+
+
+def _resolve(reply: "asyncio.Future[Message]", message: Message, dropped: int) -> None:
+    if dropped:
+        text = f"the reply is too long: {dropped} bytes"
+        reply.set_exception(RemoteError(f"{_ERROR}.LimitsExceeded", text))
+    elif message.message_type is MessageType.ERROR:
+        text = message.body[0] if message.signature.startswith("s") else ""
+        reply.set_exception(RemoteError(message.error_name, clean(text)))
+    else:
+        reply.set_result(message)

@@ -1,0 +1,169 @@
+"""migd on the bus: shows the service as objects, and hands calls to it. Decides nothing."""
+
+import asyncio
+import logging
+from importlib.resources import files
+from typing import Any
+
+from dbus_next.signature import Variant
+
+from migd import names
+from migd.bus import objects, options
+from migd.bus.bouncer import Bouncer
+from migd.bus.connection import BUS, BUS_PATH, BusError, Connection
+from migd.bus.contract import load
+from migd.bus.exporter import Call, Exporter, Handler
+from migd.core.job import PastJob
+from migd.errors import AccessDenied, MigdError
+from migd.service.service import Service
+
+log = logging.getLogger(__name__)
+
+# Changes are told together, at most so often: a job changes something many times a second.
+_PAUSE_S = 0.05
+
+
+class Front:
+    """The audience of a service, and the door to it."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self._bouncer = Bouncer(self._uid_of)
+        self._exporter = Exporter(
+            connection,
+            names.ROOT,
+            load((files("migd.bus") / "org.migd1.xml").read_text()),
+            _to_error,
+            failed=MigdError.dbus_name,
+            authorize=lambda call: self._bouncer.check(call.sender, call.interface, call.member),
+        )
+        self._service: Service | None = None
+        self._due: asyncio.TimerHandle | None = None
+
+    async def open(self, service: Service) -> None:
+        """Answer calls from now on. Raises NameTaken if another migd does."""
+        self._service = service
+        self.show()
+        await self._exporter.start(
+            {names.MANAGER: self._manager(), **_NO_METHODS, names.JOB: {"Cancel": self._cancel}}
+        )
+        await self._connection.request_name(names.BUS_NAME)
+
+    async def close(self) -> None:
+        self.show()
+        await self._exporter.stop()
+
+    # -- what the service tells (jobs.Audience) ------------------------------------------
+
+    def changed(self) -> None:
+        if self._due is None:
+            self._due = asyncio.get_running_loop().call_later(_PAUSE_S, self.show)
+
+    def job_new(self, number: int, kind: str) -> None:
+        self.show()
+        self._exporter.emit(
+            names.ROOT, names.MANAGER, "JobNew", number, names.job_path(number), kind
+        )
+
+    def job_removed(self, past: PastJob) -> None:
+        self.show()
+        self._exporter.emit(
+            names.ROOT,
+            names.MANAGER,
+            "JobRemoved",
+            past.id,
+            names.job_path(past.id),
+            past.type,
+            past.result.value,
+            objects.details(past),
+        )
+
+    def show(self) -> None:
+        """Tell the bus what is different since the last time."""
+        if self._due:
+            self._due.cancel()
+            self._due = None
+        if self._service:
+            self._exporter.sync(objects.objects(self._service))
+
+    # -- what callers ask ----------------------------------------------------------------
+
+    @property
+    def _asked(self) -> Service:
+        assert self._service
+        return self._service
+
+    def _manager(self) -> dict[str, Handler]:
+        return {
+            "Plan": self._plan,
+            "Apply": self._apply,
+            "WaitJob": self._wait_job,
+            "ListJobs": self._list_jobs,
+            "Assert": self._assert,
+            "Export": self._export,
+            "GetConfig": self._get_config,
+            "GetGpu": self._get_gpu,
+            "Reload": self._reload,
+        }
+
+    async def _plan(self, _: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
+        planned = await self._asked.plan(options.request(config, given))
+        return objects.summary(planned), objects.steps(planned.plan.gpus)
+
+    async def _apply(self, call: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
+        request = options.request(config, given)
+        uid = await self._uid_of(call.sender)
+        # A job that is begun must be begun to the end, even if the caller leaves meanwhile.
+        number = await asyncio.shield(self._asked.apply(request, uid))
+        return number, names.job_path(number)
+
+    async def _wait_job(self, _: Call, number: int) -> tuple[Any, ...]:
+        past = await self._asked.jobs.wait(number)
+        return past.result.value, objects.details(past)
+
+    async def _list_jobs(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        options.none(given)
+        return (objects.jobs(self._asked),)
+
+    async def _assert(self, _: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
+        differences = await self._asked.differences(options.request(config, given))
+        return not differences, differences
+
+    async def _export(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        options.none(given)
+        return (await self._asked.export(),)
+
+    async def _get_config(self, _: Call, name: str) -> tuple[Any, ...]:
+        return (await self._asked.config_text(name),)
+
+    async def _get_gpu(self, _: Call, ident: str) -> tuple[Any, ...]:
+        gpu = await self._asked.gpu(ident)
+        self.show()
+        return (names.gpu_path(gpu.uuid),)
+
+    async def _reload(self, _: Call) -> None:
+        self._asked.reload()
+
+    async def _cancel(self, call: Call) -> None:
+        self._asked.jobs.cancel(int(call.path.rpartition("/")[2]))
+
+    async def _uid_of(self, sender: str) -> int:
+        try:
+            (uid,) = await self._connection.call(
+                BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", [sender]
+            )
+        except BusError as error:
+            raise AccessDenied(f"the bus does not say who you are: {error}") from error
+        return int(uid)
+
+
+_NO_METHODS: dict[str, dict[str, Handler]] = {
+    names.GPU: {},
+    names.GPU_INSTANCE: {},
+    names.COMPUTE_INSTANCE: {},
+}
+
+
+def _to_error(error: Exception) -> tuple[str, str]:
+    known = error if isinstance(error, MigdError) else MigdError(str(error))
+    return known.dbus_name, str(known)

@@ -1,0 +1,285 @@
+"""The service as objects on the bus: pure translation, from its values to those of the contract."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from dbus_next.signature import Variant
+
+from migd import __version__, names
+from migd.bus.tree import Objects
+from migd.core.job import Outcome, PastJob
+from migd.core.model import ComputeInstance, Gpu, GpuInstance, Process, Profile
+from migd.core.plan import GpuPlan
+from migd.core.steps import (
+    CreateCompute,
+    CreateInstance,
+    DestroyCompute,
+    DestroyInstance,
+    SetMode,
+    Step,
+    action,
+    sentence,
+)
+from migd.host.processes import Holder
+from migd.service.job import Job
+from migd.service.request import Blocker
+from migd.service.service import Planned, Service
+from migd.service.view import View
+
+_MIB = 1 << 20
+Properties = dict[str, Any]
+
+
+def objects(service: Service) -> Objects:
+    """All objects there are now, by path."""
+    job = service.jobs.current
+    found: dict[str, dict[str, Properties]] = {names.ROOT: {names.MANAGER: _manager(service, job)}}
+    for gpu in service.view.gpus:
+        path = names.gpu_path(gpu.uuid)
+        found[path] = {names.GPU: _gpu(gpu, service, job)}
+        for gi in gpu.instances:
+            found[names.gpu_instance_path(gpu.uuid, gi.id)] = {
+                names.GPU_INSTANCE: _gpu_instance(gpu, gi)
+            }
+            for ci in gi.compute:
+                found[names.compute_instance_path(gpu.uuid, gi.id, ci.id)] = {
+                    names.COMPUTE_INSTANCE: _compute_instance(gpu, gi, ci, service.view)
+                }
+    if job:
+        found[names.job_path(job.begun.id)] = {names.JOB: _job(job)}
+    return found
+
+
+def _manager(service: Service, job: Job | None) -> Properties:
+    return {
+        "Version": __version__,
+        "Driver": service.view.driver,
+        "Configs": service.config_names,
+        "Wanted": {uuid: choice.label for uuid, choice in service.wanted.items()},
+        "Match": service.match.value,
+        "MatchSince": service.match_since,
+        "RebootOwed": service.view.reboot_owed,
+        "Job": names.job_path(job.begun.id) if job else "/",
+        "ConfigErrors": list(service.config_errors),
+    }
+
+
+def _gpu(gpu: Gpu, service: Service, job: Job | None) -> Properties:
+    wanted = service.wanted.get(gpu.uuid)
+    working = job is not None and gpu.uuid in job.gpus
+    return {
+        "Uuid": gpu.uuid,
+        "Index": gpu.index,
+        "PciAddress": gpu.pci_address,
+        "Name": gpu.name,
+        "Memory": gpu.memory_mib * _MIB,
+        "MigMode": gpu.mode.value,
+        "MigModePending": gpu.pending.value,
+        "State": "hung" if gpu.uuid in service.view.hung else "ok",
+        "Wanted": wanted.label if wanted else "",
+        "Profiles": [_profile(p) for p in gpu.profiles],
+        "Processes": [_process(p, service.view) for p in gpu.processes],
+        "Job": names.job_path(job.begun.id) if job and working else "/",
+    }
+
+
+def _profile(profile: Profile) -> dict[str, Variant]:
+    return {
+        "id": Variant("u", profile.id),
+        "name": Variant("s", profile.name),
+        "slices": Variant("u", profile.slices),
+        "memory": Variant("t", profile.memory_mib * _MIB),
+        "instances": Variant("u", profile.instances),
+        "multiprocessors": Variant("u", profile.multiprocessors),
+        "placements": Variant("a(uu)", [[p.start, p.size] for p in profile.placements]),
+    }
+
+
+def _process(process: Process, view: View) -> dict[str, Variant]:
+    told = _holder(view.holder(process))
+    if process.gi is not None:
+        told["gi"] = Variant("u", process.gi)
+    if process.ci is not None:
+        told["ci"] = Variant("u", process.ci)
+    return told
+
+
+def _holder(holder: Holder) -> dict[str, Variant]:
+    return {
+        "pid": Variant("u", holder.pid),
+        "command": Variant("s", holder.command),
+        "user": Variant("s", holder.user),
+        "unit": Variant("s", holder.unit),
+    }
+
+
+def _gpu_instance(gpu: Gpu, gi: GpuInstance) -> Properties:
+    profile = gpu.profile(gi.profile_id)
+    return {
+        "Id": gi.id,
+        "Gpu": names.gpu_path(gpu.uuid),
+        "Profile": gpu.profile_name(gi.profile_id),
+        "ProfileId": gi.profile_id,
+        "Placement": (gi.placement.start, gi.placement.size),
+        "Memory": profile.memory_mib * _MIB if profile else 0,
+    }
+
+
+def _compute_instance(gpu: Gpu, gi: GpuInstance, ci: ComputeInstance, view: View) -> Properties:
+    slices = next((c.slices for c in gi.compute_profiles if c.id == ci.profile_id), 0)
+    fills = ci.profile_id == gi.default_compute
+    name = gpu.profile_name(gi.profile_id)
+    return {
+        "Id": ci.id,
+        "GpuInstance": names.gpu_instance_path(gpu.uuid, gi.id),
+        "Profile": name if fills else f"{slices}c.{name}",
+        "ProfileId": ci.profile_id,
+        "Placement": (ci.placement.start, ci.placement.size),
+        "Uuid": ci.uuid,
+        "Processes": [_process(p, view) for p in gpu.processes if (p.gi, p.ci) == (gi.id, ci.id)],
+    }
+
+
+def _job(job: Job) -> Properties:
+    return {
+        "Id": job.begun.id,
+        "Type": job.begun.type,
+        "Config": job.begun.choice.label,
+        "Gpus": list(job.gpus),
+        "StartedByUid": job.begun.choice.uid,
+        "StartTimestamp": job.begun.started,
+        "Phase": job.phase.value,
+        "Step": job.step,
+        "Steps": job.steps,
+        "Waiting": job.waiting,
+        "Cancelable": job.cancelable,
+    }
+
+
+# -- answers ---------------------------------------------------------------------------------
+
+
+def summary(planned: Planned) -> dict[str, Variant]:
+    plan = planned.plan
+    return {
+        "impact": Variant("s", plan.impact.value),
+        "gpus": Variant("as", [g.gpu.uuid for g in plan.gpus if g.steps]),
+        # Nothing is stopped and nobody ended by this version: who is in the way is a blocker.
+        "stops": Variant("as", []),
+        "will-not-return": Variant("aa{sv}", []),
+        "blockers": Variant("aa{sv}", [_blocker(b) for b in planned.blockers]),
+        "digest": Variant("s", plan.digest),
+    }
+
+
+def _blocker(blocker: Blocker) -> dict[str, Variant]:
+    told = {
+        "kind": Variant("s", "process" if blocker.holder else "impact"),
+        "message": Variant("s", str(blocker.error)),
+    }
+    if blocker.holder:
+        told |= _holder(blocker.holder) | {"gpu": Variant("s", blocker.gpu)}
+    if blocker.gi is not None:
+        told["gi"] = Variant("u", blocker.gi)
+    return told
+
+
+def steps(plans: Iterable[GpuPlan]) -> list[dict[str, Variant]]:
+    return [_step(s, plan.gpu) for plan in plans for s in plan.steps]
+
+
+def _step(step: Step, gpu: Gpu) -> dict[str, Variant]:
+    told = {
+        "gpu": Variant("s", gpu.uuid),
+        "index": Variant("u", gpu.index),
+        "action": Variant("s", action(step)),
+        "message": Variant("s", sentence(step, gpu)),
+    }
+    match step:
+        case SetMode(mode, reset):
+            told |= {"mode": Variant("s", mode.value), "reset": Variant("b", reset)}
+        case DestroyInstance(gi, profile_id, placement):
+            told["gi"] = Variant("u", gi)
+            told |= _where(gpu, profile_id, placement.start, placement.size)
+        case DestroyCompute(gi, ci):
+            told |= {"gi": Variant("u", gi), "ci": Variant("u", ci)}
+        case CreateInstance(profile_id, placement, compute):
+            told |= _where(gpu, profile_id, placement.start, placement.size)
+            if compute is not None:
+                told["compute"] = Variant("au", list(compute))
+        case CreateCompute(gi, compute):
+            told["gi"] = Variant("u", gi)
+            if compute is not None:
+                told["compute"] = Variant("au", list(compute))
+    return told
+
+
+def _where(gpu: Gpu, profile_id: int, start: int, size: int) -> dict[str, Variant]:
+    return {
+        "profile": Variant("s", gpu.profile_name(profile_id)),
+        "profile-id": Variant("u", profile_id),
+        "placement": Variant("(uu)", [start, size]),
+    }
+
+
+def details(past: PastJob) -> dict[str, Variant]:
+    return {
+        "message": Variant("s", past.message),
+        "changed": Variant("b", past.changed),
+        "wanted": Variant("b", past.wanted),
+        "gpus": Variant("aa{sv}", [_outcome(o) for o in past.outcomes]),
+    }
+
+
+def _outcome(outcome: Outcome) -> dict[str, Variant]:
+    told = {
+        "gpu": Variant("s", outcome.gpu),
+        "index": Variant("u", outcome.index),
+        "result": Variant("s", outcome.ending.value),
+    }
+    texts: Mapping[str, str] = {
+        "error": outcome.error,
+        "message": outcome.message,
+        "call": outcome.call,
+        "code-name": outcome.code_name,
+        "left": outcome.left,
+    }
+    told |= {name: Variant("s", text) for name, text in texts.items() if text}
+    if outcome.call:
+        told["code"] = Variant("i", outcome.code)
+    return told
+
+
+def jobs(service: Service) -> list[dict[str, Variant]]:
+    """The running job, and those that have ended, newest first."""
+    told = [_past(p) for p in service.past_jobs]
+    if service.jobs.current:
+        told.insert(0, _running(service.jobs.current))
+    return told
+
+
+def _running(job: Job) -> dict[str, Variant]:
+    begun = job.begun
+    return {
+        "id": Variant("u", begun.id),
+        "type": Variant("s", begun.type),
+        "config": Variant("s", begun.choice.label),
+        "uid": Variant("u", begun.choice.uid),
+        "result": Variant("s", ""),
+        "start": Variant("t", begun.started),
+        "end": Variant("t", 0),
+        "message": Variant("s", job.waiting),
+    }
+
+
+def _past(past: PastJob) -> dict[str, Variant]:
+    return {
+        "id": Variant("u", past.id),
+        "type": Variant("s", past.type),
+        "config": Variant("s", past.choice.label),
+        "uid": Variant("u", past.choice.uid),
+        "result": Variant("s", past.result.value),
+        "start": Variant("t", past.started),
+        "end": Variant("t", past.ended),
+        "message": Variant("s", past.message),
+    }

@@ -1,0 +1,59 @@
+"""The options a{sv} of Plan, Apply and Assert, as a request. What is not known is refused."""
+
+from collections.abc import Mapping
+from dataclasses import fields
+from typing import Any
+
+from dbus_next.signature import Variant
+
+from migd.core.model import Impact
+from migd.errors import InvalidRequest
+from migd.service.request import Request
+
+_SIGNATURES = {
+    "text": "s",
+    "gpus": "as",
+    "mode-only": "b",
+    "max-impact": "s",
+    "expect": "s",
+}
+assert {k.replace("-", "_") for k in _SIGNATURES} < {f.name for f in fields(Request)}
+
+
+def request(config: str, options: Mapping[str, Variant]) -> Request:
+    """Raises InvalidRequest with the key that is wrong, and the keys there are."""
+    given = {name.replace("-", "_"): _value(name, v) for name, v in options.items()}
+    if "gpus" in given:
+        given["gpus"] = tuple(given["gpus"])
+    if "max_impact" in given:
+        given["max_impact"] = _impact(given["max_impact"])
+    return Request(config, **given)
+
+
+def none(options: Mapping[str, Variant]) -> None:
+    """For a method whose options are yet to come."""
+    if options:
+        raise InvalidRequest(f"there are no options here, {_listed(options)} was given")
+
+
+def _value(name: str, value: Variant) -> Any:
+    if name not in _SIGNATURES:
+        raise InvalidRequest(f"unknown option {name!r}; there are {_listed(_SIGNATURES)}")
+    if value.signature != _SIGNATURES[name]:
+        raise InvalidRequest(
+            f"option {name!r} has type {_SIGNATURES[name]}, {value.signature} was given"
+        )
+    return value.value
+
+
+def _impact(text: str) -> Impact:
+    try:
+        return Impact(text)
+    except ValueError:
+        raise InvalidRequest(
+            f"max-impact is one of {_listed(list(Impact))}, {text!r} was given"
+        ) from None
+
+
+def _listed(words: Any) -> str:
+    return ", ".join(words)

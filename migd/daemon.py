@@ -1,0 +1,108 @@
+"""The daemon: arguments, wiring, life and end. The only file that wires."""
+
+import argparse
+import asyncio
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from migd import __version__, names
+from migd.bus.connection import BusError, Connection, connect
+from migd.bus.front import Front
+from migd.errors import MigdError
+from migd.host.notify import Notifier
+from migd.nvml.client import NvmlClient
+from migd.service.configuration import Configuration
+from migd.service.journal import Journal
+from migd.service.service import Service
+from migd.service.state import StateStore
+
+log = logging.getLogger(__name__)
+
+# A driver that hangs must not keep the bus from being answered.
+_FIRST_LOOK_S = 10.0
+_CONNECT_S = 20.0
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    arguments = _parser().parse_args(argv)
+    # systemd reads the level from <N> in front of a line; on a terminal it would only disturb.
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    try:
+        asyncio.run(_run(arguments.config_dir, arguments.state_dir, arguments.runtime_dir))
+    except (BusError, OSError) as error:
+        log.error("migd ends: %s", error)
+        return 1
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="migd", description="Keeps the MIG configuration of this host; answers on D-Bus."
+    )
+    parser.add_argument("--config-dir", type=Path, default=Path(names.CONFIG_DIR))
+    parser.add_argument("--state-dir", type=Path, default=Path(names.STATE_DIR))
+    parser.add_argument("--runtime-dir", type=Path, default=Path(names.RUNTIME_DIR))
+    parser.add_argument("--version", action="version", version=f"migd {__version__}")
+    return parser
+
+
+async def _run(config_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
+    for folder in (state_dir, runtime_dir):
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    notifier = Notifier()
+    connection = await connect(None, timeout_s=_CONNECT_S)
+    front = Front(connection)
+    service = Service(
+        NvmlClient(runtime_dir / "worker.lock"),
+        Configuration(config_dir),
+        StateStore(state_dir / names.STATE_FILE),
+        Journal(state_dir / names.JOURNAL_FILE),
+        front,
+    )
+    service.load()
+    first = asyncio.create_task(_first_look(service))
+    await asyncio.wait([first], timeout=_FIRST_LOOK_S)
+    await front.open(service)
+    service.jobs.recover()
+    notifier.ready()
+    try:
+        await _until_told(connection, notifier)
+    finally:
+        notifier.stopping()
+        first.cancel()
+        await service.stop()
+        await front.close()
+        connection.close()
+
+
+async def _first_look(service: Service) -> None:
+    """See the node before the first caller does; without a driver there is nothing to see yet."""
+    try:
+        await service.look()
+    except MigdError as error:
+        log.warning("%s", error)
+
+
+async def _until_told(connection: Connection, notifier: Notifier) -> None:
+    """Wait for SIGTERM or SIGINT, or for the end of the bus, which is ours too. Raises BusError."""
+    told = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, told.set)
+    watchdog = asyncio.create_task(notifier.feed_watchdog())
+    ends = [asyncio.create_task(told.wait()), asyncio.create_task(connection.wait_closed())]
+    try:
+        done, _ = await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+        for task in done:
+            task.result()
+    finally:
+        for task in (watchdog, *ends):
+            task.cancel()
+        await asyncio.gather(watchdog, *ends, return_exceptions=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,148 @@
+"""A running job: GPUs side by side, each in order, and what readers see of it meanwhile."""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Sequence
+
+from migd.core.job import Before, Begun, Choice, Ending, Outcome, Phase
+from migd.core.model import Gpu, Layout, layout
+from migd.core.plan import GpuPlan, Plan
+from migd.errors import MigdError, NotCancelable
+from migd.nvml.client import NvmlClient
+from migd.service.gpurun import GpuRun
+from migd.service.journal import Journal
+
+log = logging.getLogger(__name__)
+
+# How it ended for a GPU, and what is settled on it now if it reached the goal.
+End = tuple[Outcome, Layout | None]
+
+
+def begin(number: int, plan: Plan, choice: Choice, boot: str) -> Begun:
+    """The first record of a job that carries out `plan`."""
+
+    def before(gpu: Gpu) -> Before:
+        return Before(gpu.uuid, gpu.index, layout(gpu))
+
+    return Begun(
+        number,
+        "apply",
+        choice,
+        choice.at,
+        boot,
+        tuple(before(g.gpu) for g in plan.gpus if g.steps),
+        tuple(before(g.gpu) for g in plan.gpus if not g.steps),
+    )
+
+
+class Job:
+    """What is known of a job while it runs. `changed` is called whenever that changes."""
+
+    def __init__(
+        self, begun: Begun, steps: int, changed: Callable[[], None], saw: Callable[[Gpu], None]
+    ) -> None:
+        """saw: called with each GPU that is looked at again."""
+        self.begun = begun
+        self.steps = steps
+        self.step = 0
+        self._changed = changed
+        self._saw = saw
+        self._phases = {b.gpu: Phase.JOURNAL for b in begun.gpus}
+        self._waiting: dict[str, str] = {}
+        self._over = False
+        self.canceled = False
+
+    @property
+    def gpus(self) -> tuple[str, ...]:
+        return tuple(b.gpu for b in self.begun.gpus)
+
+    @property
+    def phase(self) -> Phase:
+        """The phase of the GPU that is furthest behind."""
+        return min(self._phases.values(), key=lambda p: p.rank, default=Phase.SETTLE)
+
+    @property
+    def waiting(self) -> str:
+        return "; ".join(what for what in self._waiting.values() if what)
+
+    @property
+    def cancelable(self) -> bool:
+        return not self.canceled and not self._over
+
+    def cancel(self) -> None:
+        """End it between two steps. Raises NotCancelable."""
+        if not self.cancelable:
+            raise NotCancelable(
+                f"job {self.begun.id} is being canceled already"
+                if self.canceled
+                else f"job {self.begun.id} is past the point where it could be canceled"
+            )
+        self.canceled = True
+        self._changed()
+
+    # -- what its GPUs tell it (gpurun.Progress) -----------------------------------------
+
+    def entered(self, gpu: str, phase: Phase) -> None:
+        if self._phases.get(gpu) != phase:
+            self._phases[gpu] = phase
+            self._changed()
+
+    def stepped(self, gpu: str) -> None:
+        self.step += 1
+        self._changed()
+
+    def waits(self, gpu: str, what: str) -> None:
+        self._waiting[gpu] = what
+        self._changed()
+
+    def seen(self, gpu: Gpu) -> None:
+        self._saw(gpu)
+
+    # -- what it does --------------------------------------------------------------------
+
+    async def carry_out(
+        self, plans: Sequence[GpuPlan], nvml: NvmlClient, journal: Journal
+    ) -> list[End]:
+        """Take each GPU to its goal, or back. Never raises for what a GPU can do."""
+        before = {b.gpu: b for b in self.begun.gpus}
+        runs = [
+            self._guarded(
+                before[p.gpu.uuid], GpuRun(before[p.gpu.uuid], nvml, journal, self).forward(p)
+            )
+            for p in plans
+            if p.steps
+        ]
+        return await self._all(runs)
+
+    async def take_back(
+        self, gpus: Sequence[tuple[Before, Gpu]], reason: MigdError, nvml: NvmlClient,
+        journal: Journal,
+    ) -> list[End]:  # fmt: skip
+        """Put each GPU back to the layout it had, for a job that was cut short."""
+
+        async def back(before: Before, gpu: Gpu) -> End:
+            self.entered(gpu.uuid, Phase.CHANGE)
+            return await GpuRun(before, nvml, journal, self).back(gpu, reason), None
+
+        return await self._all([self._guarded(b, back(b, g)) for b, g in gpus])
+
+    async def _all(self, runs: Sequence[Awaitable[End]]) -> list[End]:
+        try:
+            return list(await asyncio.gather(*runs))
+        finally:
+            self._over = True
+
+    async def _guarded(self, before: Before, run: Awaitable[End]) -> End:
+        """A defect of ours on one GPU must not take the others along, nor stay unreported."""
+        try:
+            return await run
+        except Exception:
+            log.exception("job %d, GPU %s: defect in migd", self.begun.id, before.gpu)
+            return Outcome(
+                before.gpu,
+                before.index,
+                Ending.FAILED,
+                error=MigdError.dbus_name,
+                message="a defect in migd; the log has the details",
+                left="not known; apply a configuration to it again",
+            ), None

@@ -1,0 +1,253 @@
+"""The running job and those before it: started, waited for, canceled, finished, recovered."""
+
+import asyncio
+import logging
+import time
+from collections.abc import Coroutine, Mapping, Sequence
+from pathlib import Path
+from typing import Protocol
+
+from migd import names
+from migd.core.job import (
+    Before,
+    Begun,
+    Choice,
+    Ending,
+    Outcome,
+    PastJob,
+    Result,
+    Unfinished,
+    result_of,
+    unfinished,
+)
+from migd.core.model import Gpu, Layout
+from migd.core.plan import Plan
+from migd.errors import Busy, Canceled, MigdError, NoSuchJob, StateUnwritable
+from migd.nvml.client import NvmlClient
+from migd.service.job import End, Job, begin
+from migd.service.journal import Journal
+from migd.service.state import GpuState, StateStore
+
+log = logging.getLogger(__name__)
+
+_STOP_LIMIT_S = 75.0
+
+
+class Audience(Protocol):
+    """Whoever shows the service to the world."""
+
+    def changed(self) -> None: ...
+    def job_new(self, number: int, kind: str) -> None: ...
+    def job_removed(self, past: PastJob) -> None: ...
+
+
+class Node(Protocol):
+    """What jobs need of the service around them."""
+
+    async def observe(self) -> Sequence[Gpu]: ...
+    def saw(self, gpu: Gpu) -> None: ...
+    def settled(self) -> None: ...
+
+
+class Jobs:
+    """One job at a time. All methods are for one event loop."""
+
+    def __init__(
+        self, node: Node, nvml: NvmlClient, store: StateStore, journal: Journal, audience: Audience
+    ) -> None:
+        self._node = node
+        self._nvml = nvml
+        self._store = store
+        self._journal = journal
+        self._audience = audience
+        self._running: asyncio.Task[PastJob] | None = None
+        self._unsaved: dict[str, GpuState] = {}
+        self._stopping = False
+        self.current: Job | None = None
+
+    def refuse_if_busy(self) -> None:
+        """Raises Busy, naming the job that is at work."""
+        if self._stopping:
+            raise Busy("migd is being stopped; ask again when it is back")
+        if self.current:
+            number = self.current.begun.id
+            raise Busy(
+                f"job {number} is at work ({names.job_path(number)}); wait for it, or cancel it"
+            )
+
+    async def start(self, plan: Plan, choice: Choice) -> int:
+        """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable."""
+        if self._unsaved:
+            self._store.update(self._unsaved)
+            self._unsaved = {}
+        begun = begin(self._store.next_id(), plan, choice, _boot())
+        if begun.gpus:
+            await self._journal.write(begun)
+            steps = sum(len(g.steps) for g in plan.gpus)
+            job = Job(begun, steps, self._audience.changed, self._node.saw)
+            self._launch(job, self._carry_out(job, plan))
+        else:
+            self._nothing_to_do(begun)
+        return begun.id
+
+    async def wait(self, number: int) -> PastJob:
+        """The end of a job, once it has ended. Raises NoSuchJob."""
+        if self._running and self.current and self.current.begun.id == number:
+            return await asyncio.shield(self._running)
+        for past in self._store.jobs:
+            if past.id == number:
+                return past
+        raise NoSuchJob(f"job {number} does not run and is not among the last that ended")
+
+    def cancel(self, number: int) -> None:
+        """Raises NoSuchJob, NotCancelable."""
+        if not self.current or self.current.begun.id != number:
+            raise NoSuchJob(f"job {number} does not run")
+        self.current.cancel()
+
+    def recover(self) -> None:
+        """Take up the job that an earlier daemon left unfinished, if it did."""
+        left = unfinished(self._journal.read())
+        if left:
+            log.warning("job %d was cut short; finishing it", left.begun.id)
+            self._store.seen(left.begun.id)
+            job = Job(left.begun, 0, self._audience.changed, self._node.saw)
+            self._launch(job, self._recover(job, left))
+
+    async def stop(self) -> None:
+        """Cancel what runs, and wait until it has put back what it did not finish."""
+        self._stopping = True
+        if self.current and self.current.cancelable:
+            self.current.cancel()
+        if self._running:
+            await asyncio.wait([self._running], timeout=_STOP_LIMIT_S)
+
+    # -- how a job runs and ends ---------------------------------------------------------
+
+    def _launch(self, job: Job, work: Coroutine[None, None, PastJob]) -> None:
+        self.current = job
+        self._audience.job_new(job.begun.id, job.begun.type)
+        self._running = asyncio.create_task(work)
+
+    async def _carry_out(self, job: Job, plan: Plan) -> PastJob:
+        ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
+        result = result_of((o for o, _ in ends), canceled=job.canceled)
+        return self._finish(job.begun, ends, result)
+
+    async def _recover(self, job: Job, left: Unfinished) -> PastJob:
+        """Keep what was reached, put back what was not, and tell those who wait."""
+        begun = left.begun
+        ends: list[End] = [(outcome, None) for outcome in left.returned.values()]
+        for before in begun.gpus:
+            if before.gpu in left.reached:
+                done = Outcome(before.gpu, before.index, Ending.DONE)
+                ends.append((done, left.reached[before.gpu]))
+        if begun.boot != _boot():
+            ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
+        elif left.open:
+            ends += await self._take_back(job, left.open)
+        return self._finish(begun, ends, Result.INTERRUPTED)
+
+    async def _take_back(self, job: Job, gpus: Sequence[Before]) -> list[End]:
+        try:
+            there = {g.uuid: g for g in await self._node.observe()}
+        except MigdError as error:
+            return [(_lost(b, str(error)), None) for b in gpus]
+        missing = [(_lost(b, "it is not there"), None) for b in gpus if b.gpu not in there]
+        pairs = [(b, there[b.gpu]) for b in gpus if b.gpu in there]
+        reason = Canceled("migd ended in the middle of the job")
+        return missing + await job.take_back(pairs, reason, self._nvml, self._journal)
+
+    def _nothing_to_do(self, begun: Begun) -> None:
+        states = {b.gpu: GpuState(begun.choice, b.layout) for b in begun.unchanged}
+        if any(_differs(self._store.gpus.get(gpu), state) for gpu, state in states.items()):
+            self._store.update(states)
+        past = _past(begun, [], Result.DONE)
+        self._store.remember(past)
+        self._node.settled()
+        self._audience.job_new(begun.id, begun.type)
+        self._audience.job_removed(past)
+
+    def _finish(self, begun: Begun, ends: Sequence[End], result: Result) -> PastJob:
+        past = _past(begun, [outcome for outcome, _ in ends], result)
+        self._store.remember(past)
+        self._keep(begun, {o.gpu: found for o, found in ends if found}, wanted=past.wanted)
+        # The order that callers may rely on: what changed, then the end, then the job is gone.
+        self._node.settled()
+        self._audience.job_removed(past)
+        self.current = None
+        self._audience.changed()
+        log.info("job %d: %s: %s", past.id, past.result, past.message)
+        return past
+
+    def _keep(self, begun: Begun, settled: Mapping[str, Layout], *, wanted: bool) -> None:
+        """Write what is settled now, and what is wanted if the job ended well."""
+        reached = {b.gpu: b.layout for b in begun.unchanged} | dict(settled)
+        states = {}
+        for gpu, found in reached.items():
+            before = self._store.gpus.get(gpu, GpuState())
+            states[gpu] = GpuState(begun.choice if wanted else before.wanted, found)
+        try:
+            self._store.update(states)
+            self._journal.remove()
+        except (StateUnwritable, OSError) as error:
+            # The journal holds it all and stays; the next job, or the next start, writes it first.
+            log.error("the end of job %d is kept in the journal only: %s", begun.id, error)
+            self._unsaved = states
+
+
+def _past(begun: Begun, outcomes: Sequence[Outcome], result: Result) -> PastJob:
+    unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
+    every = sorted([*unchanged, *outcomes], key=lambda o: o.index)
+    wanted = all(o.ending in (Ending.DONE, Ending.UNCHANGED) for o in every)
+    return PastJob(
+        begun.id,
+        begun.type,
+        begun.choice,
+        begun.started,
+        now(),
+        result,
+        _message(every, result),
+        changed=any(o.ending is not Ending.UNCHANGED for o in every),
+        wanted=wanted,
+        outcomes=tuple(every),
+    )
+
+
+def _message(outcomes: Sequence[Outcome], result: Result) -> str:
+    if all(o.ending is Ending.UNCHANGED for o in outcomes):
+        return "nothing was left to do"
+    counts = [
+        f"{count} {ending}"
+        for ending in Ending
+        if (count := sum(o.ending is ending for o in outcomes))
+    ]
+    reason = next((f"; GPU {o.index}: {o.message}" for o in outcomes if o.message), "")
+    told = "migd ended in the middle; " if result is Result.INTERRUPTED else ""
+    return f"{told}GPUs: {', '.join(counts)}{reason}"
+
+
+def _lost(before: Before, why: str) -> Outcome:
+    return Outcome(
+        before.gpu,
+        before.index,
+        Ending.FAILED,
+        error=Canceled.dbus_name,
+        message="migd ended in the middle of the job",
+        left=f"not looked at: {why}",
+    )
+
+
+def _differs(kept: GpuState | None, state: GpuState) -> bool:
+    if kept is None or kept.settled != state.settled:
+        return True
+    return state.wanted is not None and not state.wanted.same(kept.wanted)
+
+
+def now() -> int:
+    """Microseconds since the epoch."""
+    return time.time_ns() // 1000
+
+
+def _boot() -> str:
+    return Path(names.BOOT_ID_FILE).read_text().strip()

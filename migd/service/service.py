@@ -1,0 +1,183 @@
+"""The use cases: look, plan, apply, assert, export, reload. Knows no bus."""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from migd.config.configs import Configs
+from migd.config.devices import find_gpu
+from migd.config.export import exported, rendered
+from migd.core.job import Choice, PastJob
+from migd.core.model import Gpu
+from migd.core.plan import Plan, plan
+from migd.core.steps import sentence
+from migd.errors import Hung, MigdError, NoDriver, StateUnwritable
+from migd.nvml.client import NvmlClient
+from migd.service.configuration import Configuration
+from migd.service.jobs import Audience, Jobs, now
+from migd.service.journal import Journal
+from migd.service.request import Blocker, Request, blockers, refuse_if_blocked, refuse_if_changed
+from migd.service.state import StateStore
+from migd.service.view import Match, View, match, seen
+
+log = logging.getLogger(__name__)
+
+ITSELF = 0xFFFFFFFF
+
+
+@dataclass(frozen=True)
+class Planned:
+    """A plan, who asked for what, and what stands in its way."""
+
+    choice: Choice
+    plan: Plan
+    blockers: list[Blocker]
+
+
+class Service:
+    """One node. All methods are for one event loop."""
+
+    def __init__(
+        self,
+        nvml: NvmlClient,
+        configuration: Configuration,
+        store: StateStore,
+        journal: Journal,
+        audience: Audience,
+    ) -> None:
+        self._nvml = nvml
+        self._configuration = configuration
+        self._store = store
+        self._audience = audience
+        self._preparing = asyncio.Lock()
+        self.jobs = Jobs(self, nvml, store, journal, audience)
+        self.view = View()
+        self.match = Match.UNKNOWN
+        self.match_since = now()
+
+    def load(self) -> None:
+        """Read what was kept and what is configured; what cannot be used is logged and left."""
+        self._store.load()
+        try:
+            self._store.reserve_ids()
+        except StateUnwritable as error:
+            log.error("%s", error)
+        try:
+            self._configuration.reload()
+        except MigdError as error:
+            log.error("%s", error)
+
+    async def stop(self) -> None:
+        await self.jobs.stop()
+        await self._nvml.close()
+        self._store.close()
+
+    # -- reading -------------------------------------------------------------------------
+
+    async def look(self) -> View:
+        """Observe the node anew. Raises NoDriver, Nvml, Hung."""
+        try:
+            view = await seen(await self._nvml.observe())
+        except NoDriver:
+            self._show(View())
+            raise
+        self._show(view)
+        return view
+
+    async def plan(self, request: Request, uid: int = ITSELF) -> Planned:
+        """What Apply would do now, from a fresh look. Raises what says why it cannot be."""
+        view = await self.look()
+        choice = Choice(request.config, request.text, request.mode_only, uid, now())
+        targets = self._configuration.targets(choice, view.gpus, request.gpus)
+        for uuid, why in view.hung.items():
+            if uuid in targets:
+                raise Hung(why)
+        settled = {u: s.settled for u, s in self._store.gpus.items() if s.settled}
+        made = plan(view.gpus, targets, settled)
+        refuse_if_changed(made, request)
+        return Planned(choice, made, blockers(made, request, view))
+
+    async def differences(self, request: Request) -> list[str]:
+        """One sentence for each GPU that is not what is asked for; none if all are."""
+        planned = await self.plan(request)
+        return [
+            f"{g.gpu}: left to do is to " + ", ".join(sentence(s, g.gpu) for s in g.steps)
+            for g in planned.plan.gpus
+            if g.steps
+        ]
+
+    async def export(self) -> str:
+        """What is on the node now, as YAML that `apply` takes back."""
+        return exported((await self.look()).gpus)
+
+    async def gpu(self, ident: str) -> Gpu:
+        """Raises NoSuchGpu."""
+        view = self.view if self.view.gpus else await self.look()
+        return find_gpu(view.gpus, ident)
+
+    @property
+    def config_names(self) -> list[str]:
+        return sorted(self._configuration.all(self.view.gpus).configs)
+
+    @property
+    def config_errors(self) -> tuple[str, ...]:
+        return self._configuration.errors
+
+    async def config_text(self, name: str) -> str:
+        """One configuration, or all of them for "", as YAML. Raises NoSuchConfig."""
+        view = self.view if self.view.gpus else await self.look()
+        known = self._configuration.all(view.gpus)
+        if name:
+            config = self._configuration.choose(name, "", view.gpus)
+            known = Configs(known.source, {name: config})
+        return rendered(known)
+
+    @property
+    def wanted(self) -> dict[str, Choice]:
+        """By GPU UUID."""
+        return {u: s.wanted for u, s in self._store.gpus.items() if s.wanted}
+
+    @property
+    def past_jobs(self) -> tuple[PastJob, ...]:
+        return self._store.jobs
+
+    # -- doing ---------------------------------------------------------------------------
+
+    async def apply(self, request: Request, uid: int) -> int:
+        """Start a job that makes the node what is asked for, and return its id.
+
+        Raises everything that can be known beforehand; once this returns, the job is under way,
+        or over because nothing was left to do.
+        """
+        async with self._preparing:
+            self.jobs.refuse_if_busy()
+            planned = await self.plan(request, uid)
+            refuse_if_blocked(planned.blockers)
+            return await self.jobs.start(planned.plan, planned.choice)
+
+    def reload(self) -> None:
+        """Read the configuration files again. Raises ConfigRefused; the old ones stay then."""
+        try:
+            self._configuration.reload()
+        finally:
+            self._show(self.view)
+
+    # -- what jobs need (jobs.Node) ------------------------------------------------------
+
+    async def observe(self) -> Sequence[Gpu]:
+        return (await self.look()).gpus
+
+    def saw(self, gpu: Gpu) -> None:
+        self.view = self.view.with_gpu(gpu)
+        self._audience.changed()
+
+    def settled(self) -> None:
+        self._show(self.view)
+
+    def _show(self, view: View) -> None:
+        self.view = view
+        found = match(view, self.wanted, self._configuration)
+        if found is not self.match:
+            self.match, self.match_since = found, now()
+        self._audience.changed()

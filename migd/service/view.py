@@ -1,0 +1,75 @@
+"""The node as last seen, with names for the processes on it, and whether it is what is wanted."""
+
+import asyncio
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from enum import StrEnum
+
+from migd.core.job import Choice
+from migd.core.model import Gpu, Process
+from migd.core.plan import plan_gpu
+from migd.errors import MigdError
+from migd.host.processes import Holder, describe
+from migd.nvml.client import Observation
+from migd.service.configuration import Configuration
+
+
+class Match(StrEnum):
+    YES = "yes"
+    NO = "no"
+    UNKNOWN = "unknown"
+    NONE = "none"
+
+
+@dataclass(frozen=True)
+class View:
+    """What readers are shown.
+
+    hung: by UUID, why; holders: by pid
+    """
+
+    driver: str = ""
+    gpus: tuple[Gpu, ...] = ()
+    hung: Mapping[str, str] = field(default_factory=dict)
+    holders: Mapping[int, Holder] = field(default_factory=dict)
+
+    def with_gpu(self, gpu: Gpu) -> "View":
+        """The view once one GPU has been seen again."""
+        return replace(self, gpus=tuple(gpu if g.uuid == gpu.uuid else g for g in self.gpus))
+
+    def holder(self, process: Process) -> Holder:
+        return self.holders.get(process.pid) or Holder(process.pid, "not looked up yet", "", "")
+
+    @property
+    def reboot_owed(self) -> str:
+        """Why a reset or reboot is owed: MIG modes that are set and not in force."""
+        return "; ".join(
+            f"{g}: MIG mode {g.pending} is pending, a reset of it or a reboot puts it in force"
+            for g in self.gpus
+            if g.pending != g.mode
+        )
+
+
+async def seen(observation: Observation) -> View:
+    """A view of what was observed."""
+    pids = {p.pid for g in observation.gpus for p in g.processes}
+    holders = await asyncio.to_thread(describe, pids) if pids else {}
+    return View(observation.driver, observation.gpus, observation.hung, holders)
+
+
+def match(view: View, wanted: Mapping[str, Choice], configuration: Configuration) -> Match:
+    """Whether every GPU with something wanted has it, as far as can be judged."""
+    if not wanted:
+        return Match.NONE
+    verdict = Match.YES
+    for uuid, choice in wanted.items():
+        gpu = next((g for g in view.gpus if g.uuid == uuid), None)
+        if gpu is None or uuid in view.hung:
+            return Match.UNKNOWN
+        try:
+            target = configuration.targets(choice, view.gpus)[uuid]
+            if plan_gpu(gpu, target).steps:
+                verdict = Match.NO
+        except (MigdError, KeyError):
+            return Match.UNKNOWN
+    return verdict
