@@ -106,8 +106,7 @@ class Exporter:
     def sync(self, objects: tree.Objects) -> None:
         """Show exactly these objects, and signal what differs; all of it or, on an error, nothing.
 
-        Raises ValueError or TypeError for what the contract does not allow, such as a constant
-        property that changed.
+        Raises ValueError or TypeError for what the contract does not allow.
         """
         new = tree.build(self._contract, self._root, objects)
         signals = tree.changes(self._contract, self._root, self._tree, new)

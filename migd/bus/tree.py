@@ -55,19 +55,36 @@ def _properties(
 
 
 def changes(contract: Contract, root: str, old: Tree, new: Tree) -> list[Signal]:
-    """Tell the way from old to new; ValueError if a constant property would change.
+    """Tell the way from old to new; ValueError if a constant property of the root would change.
 
     What is new comes first, parents before children, then what changed, then what is gone,
     children before parents: so a property never names an object that clients do not know.
+    An object whose constant properties differ is another one, which has come to the same path
+    (an instance id is given again): that path goes before it comes.
     The root is where the ObjectManager is, and not one of the objects it manages.
     """
+    replaced = {p for p in old.keys() & new.keys() if _is_another(contract, old[p], new[p])}
+    if root in replaced:
+        raise ValueError(f"constant properties of {root} must never change")
+    kept = {path: interfaces for path, interfaces in old.items() if path not in replaced}
+    gone = list(_removed(root, {path: old[path] for path in replaced}, {}))
     changed = [
         signal
-        for path in sorted(old.keys() & new.keys())
-        for name in sorted(old[path].keys() & new[path].keys())
-        for signal in _changed(path, contract.interfaces[name], old[path][name], new[path][name])
+        for path in sorted(kept.keys() & new.keys())
+        for name in sorted(kept[path].keys() & new[path].keys())
+        for signal in _changed(path, contract.interfaces[name], kept[path][name], new[path][name])
     ]
-    return [*_added(root, old, new), *changed, *_removed(root, old, new)]
+    return [*gone, *_added(root, kept, new), *changed, *_removed(root, kept, new)]
+
+
+def _is_another(
+    contract: Contract, old: dict[str, dict[str, Variant]], new: dict[str, dict[str, Variant]]
+) -> bool:
+    return any(
+        kind.emits is Emits.CONST and old[name][member] != new[name][member]
+        for name in old.keys() & new.keys()
+        for member, kind in contract.interfaces[name].properties.items()
+    )
 
 
 def _added(root: str, old: Tree, new: Tree) -> Iterator[Signal]:
@@ -93,8 +110,6 @@ def _changed(
     for name, kind in interface.properties.items():
         if old[name] != new[name]:
             names[kind.emits].append(name)
-    if names[Emits.CONST]:
-        raise ValueError(f"{interface.name} at {path}: {names[Emits.CONST]} must never change")
     if names[Emits.VALUE] or names[Emits.NAME]:
         values = {name: new[name] for name in names[Emits.VALUE]}
         yield Signal(

@@ -493,7 +493,6 @@ class TestState:
                 path = f"{ROOT}/thing/1"
                 top: dict[str, Any] = {ROOT: {TOP: {"Count": 3}}}
                 for fault in (
-                    top | {path: {THING: thing(9)}},
                     top | {path: {THING: {"Id": 1}}},
                     top | {path: {THING: thing(1) | {"More": 1}}},
                     top | {path: {"org.test1.Other": {}}},
@@ -512,6 +511,19 @@ class TestState:
                     service.name, ROOT, PROPERTIES, "Get", "ss", TOP, "Count"
                 )
                 assert count == 1
+
+        run(main())
+
+    def test_another_object_at_the_same_path(self, bus: PrivateBus) -> None:
+        async def main() -> None:
+            async with serving(bus) as service, client(bus, ALL) as caller:
+                path = f"{ROOT}/thing/1"
+                service.exporter.sync({ROOT: {TOP: {"Count": 1}}, path: {THING: thing(9)}})
+                await caller.ping(service.name)
+                assert sent(caller) == [
+                    (ROOT, "InterfacesRemoved", [path, [THING]]),
+                    (ROOT, "InterfacesAdded", [path, {THING: plain(thing(9)) | {"Value": []}}]),
+                ]
 
         run(main())
 

@@ -1,0 +1,29 @@
+# Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
+.PHONY: demo test lint unit clean
+
+BIN = .venv/bin
+JOBS ?= $(shell nproc)
+
+# A simulated node with eight GPUs, a private bus, a configuration applied. No GPU, no root needed.
+demo:
+	@packaging/prepare demo
+	@$(BIN)/python -m migd.simulator.demo
+
+# Everything: linters, types, import direction, all tests.
+test: lint
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+
+lint:
+	@packaging/prepare test
+	$(BIN)/ruff check
+	$(BIN)/ruff format --check
+	$(BIN)/lint-imports --verbose >.venv/lint-imports.log || { cat .venv/lint-imports.log; false; }
+	$(BIN)/mypy
+
+# The pure core and the parsers, in seconds.
+unit:
+	@packaging/prepare test
+	$(BIN)/python -m pytest -q tests/unit
+
+clean:
+	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
