@@ -7,8 +7,9 @@ from collections.abc import Mapping, Sequence
 import yaml
 
 from migd.config.compute import slices_of
-from migd.config.configs import VERSION, Config, Configs, Devices, Entry
+from migd.config.configs import VERSION, Config, Configs
 from migd.config.devices import Filter
+from migd.config.entries import Devices, Entry
 from migd.config.faults import Position
 from migd.config.scalars import resolved
 from migd.core.model import Gpu, Mode

@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from migd.config.document import Node
+from migd.config.composer import Node
 from migd.config.faults import Faults, Position, shortened
 
 

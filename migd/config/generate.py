@@ -6,8 +6,9 @@ Names and contents are those of mig-parted's generated file, but nothing that do
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
-from migd.config.configs import Config, Configs, Entry
+from migd.config.configs import Config, Configs
 from migd.config.devices import Filter
+from migd.config.entries import Entry
 from migd.config.faults import Position
 from migd.config.use import profiles_by_name
 from migd.core.model import Gpu, Mode, Profile, Wanted

@@ -4,8 +4,10 @@ from collections import Counter, defaultdict
 from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from migd.config.compute import grouped, offered
-from migd.config.configs import Config, Entry
+from migd.config.configs import Config
 from migd.config.devices import find_gpu, listed
+from migd.config.entries import Entry
+from migd.config.faults import shortened
 from migd.core.model import Gpu, Mode, Profile, Target, Wanted
 from migd.core.plan import offers
 from migd.core.profiles import ProfileName
@@ -119,22 +121,22 @@ def profiles_by_name(gpu: Gpu) -> Mapping[ProfileName, Profile]:
 
 
 def _where(config: Config, entry: Entry) -> str:
-    return f"{entry.where}: config {config.name}"
+    return f"{entry.where}: config {shortened(config.name)}"
 
 
 def _reaches_none(
     config: Config, gpus: Sequence[Gpu], reached: Collection[str]
 ) -> ConfigRefused | NotSupported:
+    name = shortened(config.name)
     capable = [g for g in gpus if g.mode is not Mode.UNSUPPORTED]
     if not capable:
         here = f"there is no MIG on {listed(gpus)}" if gpus else "this node has no GPU"
-        return NotSupported(f"config {config.name} changes nothing: {here}")
+        return NotSupported(f"config {name} changes nothing: {here}")
     if reached:
         return NotSupported(
-            f"config {config.name} reaches only GPUs without MIG; choose one that is for "
-            f"{listed(capable)}"
+            f"config {name} reaches only GPUs without MIG; choose one that is for {listed(capable)}"
         )
     return ConfigRefused(
-        f"config {config.name} reaches no GPU: neither its device-filter nor its devices name "
+        f"config {name} reaches no GPU: neither its device-filter nor its devices name "
         f"{listed(capable)}"
     )

@@ -5,14 +5,13 @@ from pathlib import Path
 
 from migd import names
 from migd.config.configs import Config, Configs, load
+from migd.config.document import MOST_BYTES, decoded
 from migd.config.generate import generated, merged
 from migd.config.use import targets
 from migd.core.job import Choice
 from migd.core.model import Gpu, Target
 from migd.errors import ConfigRefused, InvalidRequest, NoSuchConfig
 from migd.host import files
-
-_SIZE_LIMIT = 1 << 20
 
 
 class Configuration:
@@ -26,9 +25,9 @@ class Configuration:
     def reload(self) -> None:
         """Raises ConfigRefused with every fault, and changes nothing then but `errors`."""
         try:
-            data = files.read(self._path, _SIZE_LIMIT)
-            text = None if data is None else data.decode()
-            self._file = None if text is None else load(text, str(self._path))
+            data = files.read(self._path, MOST_BYTES)
+            source = str(self._path)
+            self._file = None if data is None else load(decoded(data, source), source)
             self.errors = ()
         except (OSError, ValueError) as error:
             self.errors = (f"{self._path} cannot be read: {error}",)

@@ -63,7 +63,12 @@ class Job:
 
     @property
     def waiting(self) -> str:
-        return "; ".join(what for what in self._waiting.values() if what)
+        """What is waited for, and for which GPUs, by their indices."""
+        gpus: dict[str, list[str]] = {}
+        for before in self.begun.gpus:
+            if what := self._waiting.get(before.gpu):
+                gpus.setdefault(what, []).append(str(before.index))
+        return "; ".join(f"GPU {', '.join(on)}: {what}" for what, on in gpus.items())
 
     @property
     def cancelable(self) -> bool:

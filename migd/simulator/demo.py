@@ -31,7 +31,9 @@ mig-configs:
 """
 _BUS = """\
 <busconfig><type>session</type><listen>unix:path={socket}</listen><auth>EXTERNAL</auth>
-<policy context="default"><allow send_destination="*" eavesdrop="true"/><allow own="*"/></policy>
+<policy context="default">
+<allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/><allow own="*"/>
+</policy>
 </busconfig>
 """
 
@@ -59,8 +61,8 @@ def main() -> int:
         show("migctl", "plan", "all-balanced", "-g", "0")
         show("migctl", "apply", "all-balanced")
         _say(
-            "# Now a configuration of our own. Only what differs is changed: the 3g.40gb that GPUs 3",
-            "# to 5 have stays, and 4g + 1g.20gb + 2 x 1g is placed at the first attempt.",
+            "# Now one of our own. Only what differs is changed: the 3g.40gb that GPUs 3",
+            "# to 5 have stay, and 4g + 1g.20gb + 2 x 1g is placed at the first attempt.",
         )
         _say(textwrap.indent(_CONFIG, "  ").rstrip())
         show("migctl", "apply", "-f", str(folder / "nodes.yaml"))

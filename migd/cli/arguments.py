@@ -1,0 +1,111 @@
+"""The arguments of migctl, as argparse tables."""
+
+from argparse import (
+    SUPPRESS,
+    ArgumentParser,
+    ArgumentTypeError,
+    RawDescriptionHelpFormatter,
+    _SubParsersAction,
+)
+
+from migd import __version__
+
+_EXITS = """\
+exit codes:
+  0  done, or true
+  1  failed, or false
+  2  wrong use
+  3  no daemon
+  4  not allowed
+  5  could not tell
+"""
+_IMPACTS = ("none", "instances", "gpu", "reset")
+_TIMEOUT_S = 90.0
+
+
+def parser() -> ArgumentParser:
+    """The parser of everything that migctl takes."""
+    top = ArgumentParser(
+        prog="migctl",
+        description="See and change the MIG configuration of this host.",
+        epilog=_EXITS,
+        formatter_class=RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"migctl {__version__}")
+    _global(top, json=False, color="auto", timeout=_TIMEOUT_S)
+    verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
+    _verb(verbs, "status", "show the GPUs, their instances, and who uses them")
+    _verb(verbs, "list", "list the configurations")
+    one = _verb(verbs, "show", "print a configuration as YAML")
+    one.add_argument("config", metavar="CONFIG", nargs="?", help="its name; without, all of them")
+    _requesting(_verb(verbs, "plan", "show what apply would do"))
+    asserting = _verb(verbs, "assert", "check whether the node is what a configuration says")
+    applying = _verb(verbs, "apply", "make the node what a configuration says")
+    _requesting(asserting)
+    _requesting(applying)
+    applying.add_argument("--no-wait", action="store_true", help="start the job and return")
+    _verb(verbs, "export", "print what is on the node as YAML")
+    _verb(verbs, "jobs", "list the running job and the last ones")
+    ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
+    ending.add_argument("id", metavar="ID", nargs="?", type=_job, help="only if it is this one")
+    _verb(verbs, "reload", "have the daemon read its files again")
+    return top
+
+
+def _verb(verbs: "_SubParsersAction[ArgumentParser]", name: str, words: str) -> ArgumentParser:
+    made = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
+    # A verb takes the global options too, and does not set back what stood before it.
+    _global(made, json=SUPPRESS, color=SUPPRESS, timeout=SUPPRESS)
+    return made
+
+
+def _global(to: ArgumentParser, *, json: object, color: object, timeout: object) -> None:
+    to.add_argument("--json", action="store_true", default=json, help="write JSON")
+    to.add_argument(
+        "--color", choices=("auto", "always", "never"), default=color, help="default: auto"
+    )
+    to.add_argument(
+        "--timeout",
+        metavar="SECONDS",
+        type=_seconds,
+        default=timeout,
+        help=f"longest wait for one answer of the daemon, not for a job; default: {_TIMEOUT_S:g}",
+    )
+
+
+def _requesting(to: ArgumentParser) -> None:
+    to.add_argument("config", metavar="CONFIG", nargs="?", help="a name that list shows")
+    to.add_argument(
+        "-f", "--file", metavar="FILE", help="take the configuration from a file; - is stdin"
+    )
+    to.add_argument(
+        "-g",
+        "--gpu",
+        metavar="ID",
+        action="append",
+        help="only this GPU: UUID, PCI address or index; can be given more than once",
+    )
+    to.add_argument("--mode-only", action="store_true", help="only the MIG mode, not the instances")
+    to.add_argument(
+        "--max-impact",
+        choices=_IMPACTS,
+        help="the most that may happen; default: gpu, which is all without a reset",
+    )
+    to.add_argument(
+        "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
+    )
+
+
+def _job(words: str) -> int:
+    number = int(words)
+    if not 0 < number < 2**32:
+        raise ArgumentTypeError(f"{words} is not the id of a job")
+    return number
+
+
+def _seconds(words: str) -> float:
+    seconds = float(words)
+    if not 0 < seconds <= 24 * 3600:
+        raise ArgumentTypeError(f"{words} is not a time to wait")
+    return seconds

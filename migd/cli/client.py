@@ -1,0 +1,222 @@
+"""The daemon, as migctl sees it: bounded calls and the changes of its job, over the system bus.
+
+The only file of migctl that knows how the bus is spoken.
+"""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator, Callable, Mapping
+from typing import Any
+
+from migd import names
+from migd.bus.connection import (
+    BUS,
+    BUS_PATH,
+    CallTimeout,
+    Connection,
+    ConnectionLost,
+    RemoteError,
+    connect,
+)
+from migd.bus.owner import owner_change
+from migd.bus.values import variant
+from migd.cli.outcome import GONE, TIMEOUT, Exit, Failure, refused
+
+PROPERTIES = "org.freedesktop.DBus.Properties"
+OBJECT_MANAGER = "org.freedesktop.DBus.ObjectManager"
+_PEER = "org.freedesktop.DBus.Peer"
+_VARIANT = type(variant("s", ""))
+
+# How long a single WaitJob is waited for before we ask whether the daemon is alive and wait
+# again. The bus counts each that stays unanswered, and allows 128.
+WAIT_SLICE_S = 300.0
+# A person may have to type a password.
+_INTERACTIVE_S = 300.0
+
+
+class Client:
+    """A connection to the daemon. All its methods raise Failure."""
+
+    def __init__(self, connection: Connection, timeout_s: float, *, interactive: bool) -> None:
+        self._connection = connection
+        self._timeout_s = timeout_s
+        self._interactive = interactive
+        self._owner = ""
+        self._owners = 0
+        self._owner_changed = asyncio.Event()
+        self._on_job: Callable[[str, dict[str, Any]], None] = lambda _path, _changed: None
+
+    async def call(
+        self,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        path: str = names.ROOT,
+        interface: str = names.MANAGER,
+    ) -> list[Any]:
+        """Call a method of the manager, or another; the values of the reply, variants unwrapped."""
+        return await self._call(path, interface, member, signature, body, self._timeout_s)
+
+    async def change(
+        self,
+        member: str,
+        signature: str = "",
+        *body: Any,
+        path: str = names.ROOT,
+        interface: str = names.MANAGER,
+    ) -> list[Any]:
+        """As call(), for a method that changes something: a person may be asked who they are."""
+        limit = max(self._timeout_s, _INTERACTIVE_S) if self._interactive else self._timeout_s
+        return await self._call(
+            path, interface, member, signature, body, limit, interactive=self._interactive
+        )
+
+    async def properties(self, path: str, interface: str) -> dict[str, Any]:
+        (found,) = await self.call("GetAll", "s", interface, path=path, interface=PROPERTIES)
+        return dict(found)
+
+    async def objects(self) -> dict[str, dict[str, dict[str, Any]]]:
+        (found,) = await self.call("GetManagedObjects", interface=OBJECT_MANAGER)
+        return dict(found)
+
+    async def wait_job(self, number: int) -> tuple[str, dict[str, Any]]:
+        """Wait until a job has ended, as long as the daemon shows signs of life."""
+        while True:
+            try:
+                result, details = await self._call(
+                    names.ROOT, names.MANAGER, "WaitJob", "u", [number], WAIT_SLICE_S
+                )
+            except Failure as failure:
+                if failure.name != TIMEOUT:
+                    raise
+            else:
+                return result, details
+            await self.call("Ping", interface=_PEER)
+
+    async def watch_job(self, on_job: Callable[[str, dict[str, Any]], None]) -> None:
+        """From now on tell `on_job` what changes of a job: its path, and the new properties."""
+        self._on_job = on_job
+        self._connection.add_handler(self._handle)
+        await self._match(
+            f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',"
+            f"arg0='{names.BUS_NAME}'"
+        )
+        await self._match(
+            f"type='signal',sender='{names.BUS_NAME}',interface='{PROPERTIES}',"
+            f"member='PropertiesChanged',arg0='{names.JOB}'"
+        )
+        # A change that comes with the reply may be newer than the reply: ask again then.
+        changes = -1
+        while changes != self._owners:
+            changes = self._owners
+            self._owner = await self._name_owner()
+
+    @property
+    def daemon(self) -> str:
+        """Who the daemon is at present; "" when there is none. Needs watch_job()."""
+        return self._owner
+
+    async def wait_daemon(self, before: str, limit_s: float) -> bool:
+        """Wait for a daemon other than the one before; whether there is any in the end."""
+        try:
+            async with asyncio.timeout(limit_s):
+                while self._owner in ("", before):
+                    self._owner_changed.clear()
+                    await self._owner_changed.wait()
+        except TimeoutError:
+            pass
+        return self._owner != ""
+
+    async def _call(
+        self,
+        path: str,
+        interface: str,
+        member: str,
+        signature: str,
+        body: Any,
+        timeout_s: float,
+        *,
+        destination: str = names.BUS_NAME,
+        interactive: bool = False,
+    ) -> list[Any]:
+        try:
+            reply = await self._connection.call(
+                destination,
+                path,
+                interface,
+                member,
+                signature,
+                body,
+                timeout_s=timeout_s,
+                interactive=interactive,
+            )
+        except RemoteError as error:
+            raise refused(error.name, error.message) from error
+        except CallTimeout as error:
+            message = f"the daemon did not answer {member} within {timeout_s:g} s"
+            raise Failure(Exit.UNKNOWN, message, TIMEOUT) from error
+        except ConnectionLost as error:
+            raise Failure(Exit.UNKNOWN, f"lost the system bus: {error}") from error
+        return [_unwrapped(value) for value in reply]
+
+    async def _bus(self, member: str, argument: str) -> list[Any]:
+        limit = self._timeout_s
+        return await self._call(BUS_PATH, BUS, member, "s", [argument], limit, destination=BUS)
+
+    async def _match(self, rule: str) -> None:
+        await self._bus("AddMatch", rule)
+
+    async def _name_owner(self) -> str:
+        try:
+            (owner,) = await self._bus("GetNameOwner", names.BUS_NAME)
+        except Failure as failure:
+            if failure.name not in GONE:
+                raise
+            return ""
+        return str(owner)
+
+    def _handle(self, message: Any) -> bool:
+        changed = owner_change(message)
+        if changed and changed[0] == names.BUS_NAME:
+            self._owner = changed[1]
+            self._owners += 1
+            self._owner_changed.set()
+        # Anybody may send a signal that looks like the daemon's.
+        elif self._owner and (message.sender, message.interface, message.signature) == (
+            self._owner,
+            PROPERTIES,
+            "sa{sv}as",
+        ):
+            interface, properties, _ = message.body
+            if interface == names.JOB:
+                self._on_job(message.path, _unwrapped(properties))
+        return False
+
+
+@contextlib.asynccontextmanager
+async def client(timeout_s: float, *, interactive: bool) -> AsyncIterator[Client]:
+    """A client on the system bus, or the one that DBUS_SYSTEM_BUS_ADDRESS names."""
+    try:
+        connection = await connect(None, timeout_s=timeout_s)
+    except ConnectionLost as error:
+        raise Failure(Exit.NO_DAEMON, str(error)) from error
+    try:
+        yield Client(connection, timeout_s, interactive=interactive)
+    finally:
+        connection.close()
+
+
+def options(values: Mapping[str, str | bool | list[str]]) -> dict[str, Any]:
+    """Options as a{sv}."""
+    kinds: dict[type, str] = {str: "s", bool: "b", list: "as"}
+    return {key: variant(kinds[type(value)], value) for key, value in values.items()}
+
+
+def _unwrapped(value: Any) -> Any:
+    if isinstance(value, _VARIANT):
+        return _unwrapped(value.value)
+    if isinstance(value, dict):
+        return {key: _unwrapped(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_unwrapped(item) for item in value]
+    return value

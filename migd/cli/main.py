@@ -1,0 +1,65 @@
+"""migctl: reads the arguments, runs one verb, and ends with an exit code that scripts can use.
+
+0 done or true, 1 failed or false, 2 wrong use, 3 no daemon, 4 not allowed, 5 could not tell.
+"""
+
+import asyncio
+import os
+import sys
+from argparse import Namespace
+from collections.abc import Awaitable, Callable, Sequence
+
+from migd.cli import apply, configs, jobs, plans, status, text
+from migd.cli.arguments import parser
+from migd.cli.client import Client, client
+from migd.cli.outcome import Exit, Failure
+from migd.cli.terminal import Terminal, terminal
+
+Verb = Callable[[Client, Namespace, Terminal], Awaitable[Exit]]
+_VERBS: dict[str, Verb] = {
+    "status": status.status,
+    "list": configs.list_configs,
+    "show": configs.show,
+    "plan": plans.plan,
+    "apply": apply.apply,
+    "assert": plans.check,
+    "export": configs.export,
+    "jobs": jobs.jobs,
+    "cancel": jobs.cancel,
+    "reload": configs.reload,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run migctl; the exit code. Wrong arguments end it with SystemExit(2)."""
+    arguments = parser().parse_args(argv)
+    for stream in (sys.stdout, sys.stderr):
+        # Text of others may hold what this stream cannot.
+        getattr(stream, "reconfigure", lambda **_: None)(errors="backslashreplace")
+    try:
+        code = asyncio.run(run(arguments))
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        return Exit.DETACHED
+    except BrokenPipeError:
+        # Whoever read our output has seen enough; nothing is left to flush at exit.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.FAILED
+    return code
+
+
+async def run(arguments: Namespace) -> Exit:
+    """Run the verb that the arguments name, and tell of a failure."""
+    out = terminal(sys.stdout, arguments.color)
+    try:
+        async with client(arguments.timeout, interactive=sys.stdin.isatty()) as connected:
+            return await _VERBS[arguments.verb](connected, arguments, out)
+    except Failure as failure:
+        if arguments.json:
+            print(text.as_json({"error": failure.name, "message": failure.message}))
+        print(f"migctl: {text.sentence(failure.message)}", file=sys.stderr)
+        return failure.exit_code
+
+
+if __name__ == "__main__":
+    sys.exit(main())

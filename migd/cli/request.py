@@ -1,0 +1,49 @@
+"""What is asked of the node: the arguments that plan, apply and assert share."""
+
+import sys
+from argparse import Namespace
+from pathlib import Path
+from typing import Any
+
+from migd.cli.client import options
+from migd.cli.outcome import Exit, Failure
+
+# Far beyond any configuration, and well within what the bus takes.
+_LONGEST = 2**20
+
+
+def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
+    """The config and the options of the call. Reads the file. Raises Failure."""
+    if arguments.config is None and arguments.file is None:
+        raise Failure(Exit.WRONG_USE, "say which configuration: CONFIG, or -f FILE")
+    chosen: dict[str, str | bool | list[str]] = {}
+    if arguments.file is not None:
+        chosen["text"] = _text(arguments.file)
+    if arguments.gpu:
+        chosen["gpus"] = arguments.gpu
+    if arguments.mode_only:
+        chosen["mode-only"] = True
+    if arguments.max_impact is not None:
+        chosen["max-impact"] = arguments.max_impact
+    if arguments.expect is not None:
+        chosen["expect"] = arguments.expect
+    return arguments.config or "", options(chosen)
+
+
+def _text(file: str) -> str:
+    try:
+        if file == "-":
+            raw = sys.stdin.buffer.read(_LONGEST + 1)
+        else:
+            with Path(file).open("rb") as stream:
+                raw = stream.read(_LONGEST + 1)
+        words = raw.decode()
+    except OSError as error:
+        raise Failure(Exit.WRONG_USE, f"cannot read {file}: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise Failure(Exit.WRONG_USE, f"{file} is not UTF-8: {error}") from error
+    if len(raw) > _LONGEST:
+        raise Failure(Exit.WRONG_USE, f"{file} is longer than {_LONGEST} bytes")
+    if "\0" in words:
+        raise Failure(Exit.WRONG_USE, f"{file} is not text: there is a NUL in it")
+    return words
