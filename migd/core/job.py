@@ -119,7 +119,7 @@ def result_of(outcomes: Iterable[Outcome], *, canceled: bool) -> Result:
 
 @dataclass(frozen=True)
 class Before:
-    """A GPU that a job is about to change, as it is."""
+    """A GPU that a job is about, as it is before."""
 
     gpu: str
     index: int
@@ -128,7 +128,10 @@ class Before:
 
 @dataclass(frozen=True)
 class Begun:
-    """First record: the job, on which boot, and what it starts from."""
+    """First record: the job, on which boot, and what it starts from.
+
+    gpus: those that it changes; unchanged: those that have what is asked for already
+    """
 
     id: int
     type: str
@@ -136,7 +139,7 @@ class Begun:
     started: int
     boot: str
     gpus: tuple[Before, ...]
-    unchanged: tuple[Outcome, ...]
+    unchanged: tuple[Before, ...]
 
 
 @dataclass(frozen=True)
@@ -189,7 +192,7 @@ def unfinished(records: Iterable[Record]) -> Unfinished | None:
     for record in records:
         match record:
             case Begun():
-                begun = record
+                begun, reached, returned = record, {}, {}
             case Reached(gpu, layout):
                 reached[gpu] = layout
             case Returned(outcome):

@@ -85,32 +85,28 @@ class _Options:
         self._spots = {p.id: tuple(order(p)) for p in gpu.profiles}
 
     def place(self, wanted: Sequence[Wanted], taken: int) -> list[Placement] | None:
-        """A free placement for each, or None; exact, because every combination is tried once."""
+        """A free placement for each, or None; exact, because every combination is tried."""
         spots = [
             tuple(s for s in self._spots[w.profile_id] if w.placement in (None, s)) for w in wanted
         ]
         if not all(spots):
             return None
-        # Those with the fewest choices first; equal ones side by side, so that each set of spots
-        # for them is tried in one order only.
-        order = sorted(
-            range(len(wanted)), key=lambda n: (len(spots[n]), -spots[n][0].size, spots[n], n)
-        )
+        # Those with the fewest choices first, and of them the largest.
+        order = sorted(range(len(wanted)), key=lambda n: (len(spots[n]), -spots[n][0].size))
 
+        # What is left to place and what is taken decide the rest: few pairs, each judged once.
         @cache
-        def search(depth: int, mask: int, after: int) -> tuple[Placement, ...] | None:
+        def search(depth: int, mask: int) -> tuple[Placement, ...] | None:
             if depth == len(order):
                 return ()
-            mine = spots[order[depth]]
-            same = depth + 1 < len(order) and spots[order[depth + 1]] == mine
-            for n in range(after, len(mine)):
-                if not mask & mine[n].mask:
-                    rest = search(depth + 1, mask | mine[n].mask, n + 1 if same else 0)
+            for spot in spots[order[depth]]:
+                if not mask & spot.mask:
+                    rest = search(depth + 1, mask | spot.mask)
                     if rest is not None:
-                        return (mine[n], *rest)
+                        return (spot, *rest)
             return None
 
-        found = search(0, taken, 0)
+        found = search(0, taken)
         if found is None:
             return None
         placed = dict(zip(order, found, strict=True))

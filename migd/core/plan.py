@@ -158,15 +158,13 @@ def _creations(wanted: Iterable[Wanted], settled: Layout | None) -> Iterator[Cre
 
 
 def _finish(gpu: Gpu, goal: Target, steps: tuple[Step, ...], kept: tuple[int, ...]) -> GpuPlan:
-    instances = {s.gi for s in steps if isinstance(s, DestroyInstance)}
-    compute = {(s.gi, s.ci) for s in steps if isinstance(s, DestroyCompute)}
+    # All compute instances of a GPU instance go together, so its id is enough.
+    gone = {s.gi for s in steps if isinstance(s, DestroyInstance | DestroyCompute)}
     # The mode, and a GPU instance that is created beside no other, need the whole GPU idle (mig-ug;
     # the driver's check in kmigmgrCreateGPUInstanceCheck_GA100).
     first = not kept and any(isinstance(s, CreateInstance) for s in steps)
     whole = first or any(isinstance(s, SetMode) and s.mode != gpu.mode for s in steps)
-    holders = tuple(
-        p for p in gpu.processes if whole or p.gi in instances or (p.gi, p.ci) in compute
-    )
+    holders = tuple(p for p in gpu.processes if whole or p.gi in gone)
     return GpuPlan(gpu, goal, steps, kept, holders)
 
 

@@ -90,8 +90,12 @@ def sentence(step: Step, gpu: Gpu) -> str:
         case DestroyCompute(gi, ci):
             return f"destroy compute instance {ci} of GPU instance {gi}"
         case CreateInstance(profile_id, placement, compute):
-            inside = "" if compute is None else f" with {len(compute)} compute instances"
+            inside = "" if compute is None else f" with {_compute_instances(len(compute))}"
             return f"create {gpu.profile_name(profile_id)} at {placement}{inside}"
         case CreateCompute(gi, compute):
             count = 1 if compute is None else len(compute)
-            return f"create {count} compute instance{'s' * (count != 1)} in GPU instance {gi}"
+            return f"create {_compute_instances(count)} in GPU instance {gi}"
+
+
+def _compute_instances(count: int) -> str:
+    return f"{count} compute instance{'s' * (count != 1)}"

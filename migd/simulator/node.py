@@ -113,8 +113,20 @@ _FUNCTIONS: Mapping[str, tuple[Any, Sequence[Any]]] = {
 }
 
 
+_aliases: dict[tuple[str, int], str] = {}
+
+
+def _alias(path: Path) -> str:
+    """The loader knows files by name and would give back a library that was replaced since."""
+    key = (str(path), path.stat().st_ino)
+    if key not in _aliases:
+        replaced = sum(name == key[0] for name, _ in _aliases)
+        _aliases[key] = f"{path.parent}/{'./' * replaced}{path.name}"
+    return _aliases[key]
+
+
 def load_library(path: Path) -> ctypes.CDLL:
-    library = ctypes.CDLL(str(path))
+    library = ctypes.CDLL(_alias(path.resolve()))
     for name, (result, arguments) in _FUNCTIONS.items():
         function = getattr(library, name)
         function.restype = result

@@ -33,10 +33,9 @@ COUNTS = ("copyEngineCount", "decoderCount", "encoderCount", "jpegCount", "ofaCo
 
 
 def engines(info: Any, prefix: str = "") -> list[int]:
-    names = COUNTS
     if prefix:
-        names = tuple(f"{prefix}{name[0].upper()}{name[1:]}" for name in COUNTS)
-    return [getattr(info, name) for name in names]
+        return [getattr(info, f"{prefix}{name[0].upper()}{name[1:]}") for name in COUNTS]
+    return [getattr(info, name) for name in COUNTS]
 
 
 @pytest.mark.parametrize("key", boards.OFFERED)
@@ -127,7 +126,8 @@ def test_compute_instance_profiles(key: str, make_node: MakeNode, nvml: Any) -> 
                     inner["sm"],
                 )
                 assert engines(info, "shared") == [row[name] for name in ENGINES]
-            assert info.name == f"MIG {inner['name']}"
+            named = api.nvmlGpuInstanceGetComputeInstanceProfileInfo(instance, enumerator, 0)
+            assert named.name == f"MIG {inner['name']}"
             room = api.nvmlGpuInstanceGetComputeInstanceRemainingCapacity(instance, inner["id"])
             assert room == inner["instances"]
         api.nvmlGpuInstanceDestroy(instance)

@@ -2,8 +2,10 @@
 """The life of instances and of the handles that name them."""
 
 import ctypes
+import hashlib
 import struct
 import uuid
+from random import Random
 from typing import Any
 
 import pytest
@@ -161,9 +163,7 @@ def test_handles_by_uuid(h100: Node, nvml: Any) -> None:
         api.nvmlDeviceGetHandleByUUID(f"MIG-{shown['uuid']}/2/0")
 
 
-def test_mig_uuids_depend_on_gpu_instance_and_engine_not_on_profile(
-    h100: Node, nvml: Any
-) -> None:
+def test_mig_uuids_depend_on_gpu_instance_and_engine_not_on_profile(h100: Node, nvml: Any) -> None:
     api = nvml(h100)
 
     def uuid_of(index: int, profile: int, inner: int) -> str:
@@ -183,8 +183,6 @@ def test_mig_uuids_depend_on_gpu_instance_and_engine_not_on_profile(
 
 
 def test_mig_uuid_bytes_are_those_of_the_open_kernel_modules(tmp_path: Any, nvml: Any) -> None:
-    from random import Random
-
     node = Node.new(tmp_path / "seeded", ("h100-80gb-sxm5", 1), seed=7)
     api = nvml(node)
     with_compute(api, enabled(), 9, 2)
@@ -194,8 +192,6 @@ def test_mig_uuid_bytes_are_those_of_the_open_kernel_modules(tmp_path: Any, nvml
     name = b"NVIDIA GPU\x02" + struct.pack("<H", 0x180) + b"\x08" + struct.pack("<Q", pdi)
     name += b"\x0bSMC" + struct.pack("<II", 1, 4)
     namespace = uuid.UUID("c816c9a3-5224-56bf-9d9a-ac7ea703fb5b")
-    import hashlib
-
     expected = uuid.UUID(bytes=hashlib.sha1(namespace.bytes + name).digest()[:16], version=5)
     device = node.gpus()[0]["instances"][0]["compute_instances"][0]
     assert device["uuid"] == f"MIG-{expected}"

@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """MIG mode: what a set call returns, what it changes, and what outlives what."""
 
+import subprocess
+import sys
 from typing import Any
 
 import pytest
@@ -55,16 +57,13 @@ def test_ampere_stays_pending_while_held(hidden: bool, a100: Node, nvml: Any) ->
         assert api.nvmlDeviceGetMigMode(gpu()) == [0, 1]
         assert api.nvmlDeviceSetMigMode(gpu(1), 1) == 0  # the other GPU is free
         api.nvmlShutdown()
-        with pytest.raises(SimulatorError, match="in use by [0-9]+$"):
+        with pytest.raises(SimulatorError, match=r"in use by [0-9]+$"):
             a100.reset(0)
     a100.reset(0)
     assert modes(a100) == ("enabled", "enabled")
 
 
 def test_any_other_session_blocks_an_ampere_reset(a100: Node, nvml: Any) -> None:
-    import subprocess
-    import sys
-
     with subprocess.Popen(
         [sys.executable, "-c", SESSION],
         env=a100.environment(),
