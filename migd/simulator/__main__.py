@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from migd.simulator import environment
 from migd.simulator.errors import SimulatorError
 
 
@@ -18,10 +19,10 @@ def _command(options: argparse.Namespace) -> list[str]:
     return command
 
 
-def _execute(command: list[str], environment: dict[str, str]) -> None:
+def _execute(command: list[str], variables: dict[str, str]) -> None:
     sys.stdout.flush()
     try:
-        os.execvpe(command[0], command, environment)  # noqa: S606 - a list, as everywhere
+        os.execvpe(command[0], command, variables)  # noqa: S606 - a list, as everywhere
     except OSError as error:
         raise SimulatorError(f"{command[0]} cannot be run: {error.strerror}") from error
 
@@ -37,11 +38,6 @@ def _run(options: argparse.Namespace) -> None:
     node = Path(options.node)
     if not (node / "state").exists():
         raise SimulatorError(f"{node} is not a simulated node")
-    folder = node.resolve()
-    environment = dict(os.environ)
-    for variable, entry in (("LD_LIBRARY_PATH", "lib"), ("PATH", "bin")):
-        rest = environment.get(variable, os.defpath if variable == "PATH" else "")
-        environment[variable] = f"{folder / entry}:{rest}" if rest else str(folder / entry)
     if not options.no_view and os.geteuid() == 0:
         from migd.simulator import view
 
@@ -49,7 +45,7 @@ def _run(options: argparse.Namespace) -> None:
             view.enter(node, thin_proc=options.thin_proc)
         except OSError as error:
             print(f"running without the view of /proc and /sys: {error}", file=sys.stderr)
-    _execute(command, environment)
+    _execute(command, environment.of(node))
 
 
 def _hold(options: argparse.Namespace) -> None:

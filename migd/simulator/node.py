@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from migd.simulator import environment
 from migd.simulator.errors import SimulatorError
 
 LIBRARY = Path("lib/libnvidia-ml.so.1")
@@ -317,15 +318,7 @@ class Node:
         view.refresh(self.path, self.show())
 
     def environment(self, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-        return environment(self.path, base)
-
-
-def environment(path: Path, base: Mapping[str, str] = os.environ) -> dict[str, str]:
-    """`base` with the node's library before all others, and its nvidia-smi."""
-    folder = path.resolve()
-    library = ":".join(filter(None, (str(folder / "lib"), base.get("LD_LIBRARY_PATH", ""))))
-    search = ":".join(filter(None, (str(folder / "bin"), base.get("PATH", os.defpath))))
-    return {**base, "LD_LIBRARY_PATH": library, "PATH": search}
+        return environment.of(self.path, base)
 
 
 def python_command() -> list[str]:

@@ -2,6 +2,7 @@
 """The few options of nvidia-smi that configuration tools call: list the GPUs, and reset some."""
 
 import argparse
+import os
 from typing import Any
 
 from migd.simulator.errors import SimulatorError
@@ -63,6 +64,8 @@ def main(path: str, arguments: list[str]) -> int:
             raise SimulatorError(
                 "NVIDIA-SMI has failed because it couldn't communicate with the NVIDIA driver."
             )
+        if options.gpu_reset and os.geteuid() not in {0, (node.path / "state").stat().st_uid}:
+            raise SimulatorError("Unable to reset GPUs: Insufficient Permissions")
         if options.gpu_reset:
             return _reset(node, _chosen(shown, options.id))
         _list(shown)

@@ -1,10 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where instances land, which ids they get, and what does not fit."""
 
+from contextlib import suppress
+from random import Random
 from typing import Any
 
 import pytest
 
+from migd.simulator import boards
 from tests.simulator.conftest import MakeNode
 from tests.simulator.nvml_help import (
     INSUFFICIENT_RESOURCES,
@@ -169,3 +172,26 @@ def test_compute_instances_share_slices_and_sm(h100: Node, nvml: Any) -> None:
         api.nvmlGpuInstanceCreateComputeInstance(instance, 0)
     with refused(NOT_SUPPORTED):
         api.nvmlGpuInstanceCreateComputeInstance(instance, 2)
+
+
+@pytest.mark.parametrize("board", ["h100-80gb-sxm5", "a100-40gb", "a30-24gb"])
+def test_capacity_is_what_can_be_made(board: str, make_node: MakeNode, nvml: Any) -> None:
+    """After any history, each profile can be made as often as its remaining capacity says."""
+    random = Random(board)
+    api = nvml(make_node((board, 1)))
+    device = enabled()
+    profiles = [row["id"] for row in boards.board(board).profiles]
+    made: list[Any] = []
+    for _ in range(60):
+        if made and random.random() < 0.45:
+            api.nvmlGpuInstanceDestroy(made.pop(random.randrange(len(made))))
+        else:
+            with suppress(api.NVMLError_InsufficientResources):
+                profile = random.choice(profiles)
+                made.append(create(device, profile, *random.choice(placements(device, profile))))
+        for profile in profiles:
+            fresh = [create(device, profile) for _ in range(capacity(device, profile))]
+            with refused(INSUFFICIENT_RESOURCES):
+                create(device, profile)
+            for instance in fresh:
+                api.nvmlGpuInstanceDestroy(instance)

@@ -56,8 +56,9 @@ static void count(struct state *state, struct site *site) {
     state_unlock(state);
 }
 
-static void log_call(const struct site *site, int gpu, nvmlReturn_t result, uint64_t begun) {
-    if (session.log < 0)
+static void write_log(int log, const struct site *site, int gpu, nvmlReturn_t result,
+                      uint64_t begun) {
+    if (log < 0)
         return;
     char line[256], index[16] = "-";
     if (gpu >= 0)
@@ -65,7 +66,7 @@ static void log_call(const struct site *site, int gpu, nvmlReturn_t result, uint
     int length = snprintf(line, sizeof line, "%llu %d %s %s %s %llu\n",
                           (unsigned long long)now_ns(), getpid(), site->name, index,
                           result_name(result), (unsigned long long)begun);
-    ssize_t written = write(session.log, line, (size_t)length);
+    ssize_t written = write(log, line, (size_t)length);
     (void)written;
 }
 
@@ -169,7 +170,7 @@ static bool prelude(struct call *call, enum call_kind kind, nvmlReturn_t *result
 static nvmlReturn_t finish(struct call *call, nvmlReturn_t result) {
     if (call->die_after)
         raise(SIGKILL);
-    log_call(call->site, call->gpu, result, call->begun);
+    write_log(session.log, call->site, call->gpu, result, call->begun);
     if (call->operation != NULL)
         pthread_mutex_unlock(call->operation);
     return result;
@@ -209,9 +210,16 @@ bool call_fault(struct node *node, struct site *site, struct call *call, nvmlRet
     return prelude(call, CALL_IDENTITY, result);
 }
 
-void call_record(struct node *node, struct site *site, nvmlReturn_t result, uint64_t begun) {
-    (void)node;
-    log_call(site, NO_GPU, result, begun);
+void call_refused(struct node *node, struct site *site, nvmlReturn_t result, uint64_t begun) {
+    count(node->state, site);
+    int log = session_log(node);
+    write_log(log, site, NO_GPU, result, begun);
+    if (log >= 0)
+        close(log);
+}
+
+void call_record(struct site *site, nvmlReturn_t result, uint64_t begun) {
+    write_log(session.log, site, NO_GPU, result, begun);
 }
 
 static bool has_sys_admin(void) {

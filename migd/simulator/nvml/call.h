@@ -29,8 +29,9 @@ struct call {
 nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call_kind kind);
 nvmlReturn_t call_end(struct call *call, nvmlReturn_t result);
 
-// Calls that work without a session: nvmlInit and the like.
-void call_record(struct node *node, struct site *site, nvmlReturn_t result, uint64_t begun);
+// Calls that open or close the session themselves: what they share with the others, piece by piece.
+void call_record(struct site *site, nvmlReturn_t result, uint64_t begun);
+void call_refused(struct node *node, struct site *site, nvmlReturn_t result, uint64_t begun);
 bool call_fault(struct node *node, struct site *site, struct call *call, nvmlReturn_t *result);
 
 // Opens the call; the body then runs with the state locked and leaves by DONE.

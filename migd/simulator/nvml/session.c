@@ -61,12 +61,12 @@ static bool attach(void) {
     return node != NULL;
 }
 
-static void open_log(void) {
+int session_log(const struct node *node) {
     char path[PATH_MAX + 16];
-    snprintf(path, sizeof path, "%s", session.node->path);
+    snprintf(path, sizeof path, "%s", node->path);
     char *slash = strrchr(path, '/');
     strcpy(slash == NULL ? path : slash + 1, "calls.log");
-    session.log = open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
+    return open(path, O_WRONLY | O_APPEND | O_CLOEXEC);
 }
 
 static nvmlReturn_t enter(void) {
@@ -95,7 +95,7 @@ static nvmlReturn_t enter(void) {
     }
     session.first_handle_done = false;
     session.opened++;
-    open_log();
+    session.log = session_log(node);
     return NVML_SUCCESS;
 }
 

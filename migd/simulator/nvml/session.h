@@ -15,3 +15,6 @@ extern struct session session;
 
 nvmlReturn_t session_open(void);
 nvmlReturn_t session_close(void);
+
+// calls.log beside the state, or -1: where there is none, nothing is logged.
+int session_log(const struct node *node);

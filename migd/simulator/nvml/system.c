@@ -11,13 +11,16 @@ static nvmlReturn_t init(struct site *site) {
     uint64_t begun = now_ns();
     struct call call;
     nvmlReturn_t result = session_open();
-    if (result != NVML_SUCCESS)
+    if (result != NVML_SUCCESS) {
+        if (session.node != NULL)
+            call_refused(session.node, site, result, begun);
         return result;
+    }
     if (call_fault(session.node, site, &call, &result) && result != NVML_SUCCESS) {
-        call_record(session.node, site, result, begun);
+        call_record(site, result, begun);
         session_close();
     } else {
-        call_record(session.node, site, result, call.begun);
+        call_record(site, result, call.begun);
     }
     if (call.operation != NULL)
         pthread_mutex_unlock(call.operation);
@@ -42,7 +45,7 @@ EXPORT nvmlReturn_t nvmlShutdown(void) {
     if (session.references == 0)
         return result;
     bool decided = call_fault(session.node, &site, &call, &result);
-    call_record(session.node, &site, result, call.begun);
+    call_record(&site, result, call.begun);
     if (!decided)
         result = session_close();
     if (call.operation != NULL)
