@@ -92,7 +92,7 @@ def plan_gpu(gpu: Gpu, target: Target, settled: Layout | None = None) -> GpuPlan
         raise NotSupported(f"{gpu} has no MIG; leave it out of the configuration")
     mode = _mode_steps(gpu, target.mode)
     wanted = target.instances
-    if target.mode is not Mode.ENABLED or (wanted is None and gpu.mode is not Mode.ENABLED):
+    if target.mode is not Mode.ENABLED:
         wanted = ()
     if wanted is None:
         return _finish(gpu, Target(target.mode, None), mode, tuple(i.id for i in gpu.instances))

@@ -1,0 +1,1 @@
+"""Pure code: no I/O but the catalogue, no clock."""
