@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
-from functools import cache
-from itertools import combinations
+from functools import cache, lru_cache
+from itertools import combinations, product
 
 from migd.core.model import Gpu, GpuInstance, Placement, Profile, Wanted
 
@@ -19,7 +19,9 @@ def arrange(
     order given. prefer: (profile id, placement) pairs taken for new instances when they are free.
     Returns None when there is no arrangement.
     """
-    if exceeded(gpu, [w.profile_id for w in wanted]):
+    # What was there once, all of it, is within the limits, whatever the figures say.
+    new = any(w.gi is None for w in wanted)
+    if new and exceeded(gpu, [w.profile_id for w in wanted]):
         return None
     options = _Options(gpu, frozenset(prefer))
     for kept in _keepable(gpu, wanted):
@@ -62,27 +64,41 @@ def exceeded(gpu: Gpu, profile_ids: Iterable[int]) -> str:
     return ""
 
 
+@lru_cache(maxsize=64)
+def _by_fit(profiles: tuple[Profile, ...]) -> dict[int, tuple[Placement, ...]]:
+    """The placements of each profile, best fit first: what stands in the way of the fewest others.
+
+    Ties go to the upper end, as the drivers seen so far do. So a small instance leaves room for
+    a large one.
+    """
+    everywhere = [spot.mask for p in profiles for spot in p.placements]
+
+    def order(spot: Placement) -> tuple[int, int]:
+        return sum(bool(spot.mask & mask) for mask in everywhere), -spot.start
+
+    return {p.id: tuple(sorted(p.placements, key=order)) for p in profiles}
+
+
 class _Options:
     """The search for one GPU: which placements a profile may take, best first."""
 
     def __init__(self, gpu: Gpu, prefer: frozenset[tuple[int, Placement]]) -> None:
-        everywhere = [spot for p in gpu.profiles for spot in p.placements]
-
-        def order(profile: Profile) -> list[Placement]:
-            # Preferred ones, then those that take no other's preferred one. Then best fit: the spot
-            # that stands in the way of the fewest others; ties to the upper end, as the drivers
-            # seen so far do. So a small instance leaves room for a large one.
-            return sorted(
-                profile.placements,
-                key=lambda s: (
-                    (profile.id, s) not in prefer,
-                    any(s.mask & other.mask for _, other in prefer),
-                    sum(bool(s.mask & other.mask) for other in everywhere),
-                    -s.start,
-                ),
-            )
-
-        self._spots = {p.id: tuple(order(p)) for p in gpu.profiles}
+        self._spots = _by_fit(gpu.profiles)
+        if prefer:
+            # Preferred ones first, then those that take no other's preferred one.
+            preferred = [spot.mask for _, spot in prefer]
+            self._spots = {
+                profile_id: tuple(
+                    sorted(
+                        spots,
+                        key=lambda s: (
+                            (profile_id, s) not in prefer,
+                            any(s.mask & mask for mask in preferred),
+                        ),
+                    )
+                )
+                for profile_id, spots in self._spots.items()
+            }
 
     def place(self, wanted: Sequence[Wanted], taken: int) -> list[Placement] | None:
         """A free placement for each, or None; exact, because every combination is tried."""
@@ -131,12 +147,33 @@ def _keepable(gpu: Gpu, wanted: Sequence[Wanted]) -> Iterator[dict[int, GpuInsta
             len(exact),
         )
 
-    subsets = (
-        _assign(chosen, wanted)
-        for size in range(len(servable), -1, -1)
-        for chosen in combinations(servable, size)
-    )
+    # All of them, if that can be, are the most that can be kept, and most plans find just that.
+    everything = _assign(tuple(servable), wanted)
+    if everything is not None:
+        yield everything
+    subsets = (_assign(chosen, wanted) for chosen in _choices(servable, wanted))
     yield from sorted((s for s in subsets if s is not None), key=worth, reverse=True)
+
+
+def _choices(
+    servable: Sequence[GpuInstance], wanted: Sequence[Wanted]
+) -> Iterator[tuple[GpuInstance, ...]]:
+    """Every subset that has no more instances of a profile than are wanted."""
+    most = Counter(w.profile_id for w in wanted)
+    alike: dict[int, list[GpuInstance]] = {}
+    for instance in servable:
+        alike.setdefault(instance.profile_id, []).append(instance)
+    groups = [
+        [
+            chosen
+            for size in range(min(len(group), most[profile_id]), -1, -1)
+            for chosen in combinations(group, size)
+        ]
+        for profile_id, group in alike.items()
+    ]
+    for parts in product(*groups):
+        chosen = {i.id for part in parts for i in part}
+        yield tuple(i for i in servable if i.id in chosen)
 
 
 def _assign(
