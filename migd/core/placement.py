@@ -19,9 +19,7 @@ def arrange(
     order given. prefer: (profile id, placement) pairs taken for new instances when they are free.
     Returns None when there is no arrangement.
     """
-    # What was there once, all of it, is within the limits, whatever the figures say.
-    new = any(w.gi is None for w in wanted)
-    if new and exceeded(gpu, [w.profile_id for w in wanted]):
+    if exceeded(gpu, [w.profile_id for w in wanted]):
         return None
     options = _Options(gpu, frozenset(prefer))
     for kept in _keepable(gpu, wanted):
