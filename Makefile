@@ -1,5 +1,5 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit clean
+.PHONY: demo test lint unit bench clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
@@ -24,6 +24,11 @@ lint:
 unit:
 	@packaging/prepare test
 	$(BIN)/python -m pytest -q tests/unit
+
+# What it costs, in minutes: a table, and bench.json.
+bench:
+	@packaging/prepare test
+	@$(BIN)/python -m tests.bench
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

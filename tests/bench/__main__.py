@@ -1,0 +1,33 @@
+"""`make bench`: a table on the terminal, and the same as JSON."""
+
+import argparse
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.bench import latency, planning, process, transitions
+from tests.bench.table import Report
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__)
+    parser.add_argument("--json", type=Path, default=Path("bench.json"), metavar="FILE")
+    arguments = parser.parse_args()
+    report = Report()
+    with tempfile.TemporaryDirectory(prefix="migd-bench-") as folder:
+        for name, measure in (
+            ("process", process.measure),
+            ("latency", latency.measure),
+            ("transitions", transitions.measure),
+        ):
+            where = Path(folder, name)
+            where.mkdir()
+            measure(report, where)
+    planning.measure(report)
+    report.write(arguments.json)
+    print(f"\nwritten to {arguments.json}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,90 @@
+"""Start, memory and idleness of the daemon and its worker."""
+
+import os
+import socket
+import statistics
+import time
+from pathlib import Path
+
+from tests.bench.table import Report, Row
+from tests.support.bus import PrivateBus
+from tests.support.daemon import Daemon
+from tests.support.node import Node, wait_for
+
+_STARTS = 7
+_IDLE_S = 20.0
+_ALL = "all-1g.10gb"
+
+
+def measure(report: Report, folder: Path) -> None:
+    node = Node.new(folder / "node", ("h100-80gb-sxm5", 8))
+    with PrivateBus() as bus:
+        _start(report, node, bus, folder)
+        daemon = Daemon(node, bus.address, folder / "memory")
+        with daemon:
+            _memory(report, daemon)
+
+
+def _start(report: Report, node: Node, bus: PrivateBus, folder: Path) -> None:
+    """From exec to READY=1, with the first look at eight GPUs in it."""
+    taken = []
+    for number in range(_STARTS):
+        path = str(folder / f"notify-{number}")
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as listener:
+            listener.bind(path)
+            listener.settimeout(30)
+            os.environ["NOTIFY_SOCKET"] = path
+            daemon = Daemon(node, bus.address, folder / f"start-{number}")
+            begun = time.perf_counter()
+            daemon.launch()
+            while b"READY=1" not in listener.recv(4096):
+                pass
+            taken.append(1000 * (time.perf_counter() - begun))
+            del os.environ["NOTIFY_SOCKET"]
+            daemon.stop()
+    report.add("start", Row("exec to READY", statistics.median(taken), "ms", f"of {_STARTS}"))
+
+
+def _memory(report: Report, daemon: Daemon) -> None:
+    daemon.plan(_ALL)
+    (worker,) = daemon.worker_pids()
+    rows = [
+        Row("worker, busy", _resident(worker), "MB", "RSS; there only while needed"),
+        Row("worker, busy, its own", _private(worker), "MB", "private pages"),
+    ]
+    for config in (_ALL, "all-balanced", "all-disabled"):
+        daemon.applied(config)
+    rows.append(Row("daemon, after three jobs", _resident(daemon.pid), "MB", "RSS"))
+    wait_for(lambda: not daemon.worker_pids(), timeout=20, what="the worker stays")
+    rows.append(Row("daemon, idle", _resident(daemon.pid), "MB", "RSS"))
+    rows.append(Row("daemon, idle, its own", _private(daemon.pid), "MB", "private pages"))
+    report.add("memory", *rows)
+    before = _wakeups(daemon.pid)
+    time.sleep(_IDLE_S)
+    count = _wakeups(daemon.pid) - before
+    report.add("idle", Row("wake-ups without a watchdog", count, "", f"in {_IDLE_S:g} s"))
+
+
+def _resident(pid: int) -> float:
+    """RSS in MB."""
+    return _smaps(pid, ("Rss",))
+
+
+def _private(pid: int) -> float:
+    return _smaps(pid, ("Private_Clean", "Private_Dirty"))
+
+
+def _smaps(pid: int, names: tuple[str, ...]) -> float:
+    lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
+    kib = sum(int(line.split()[1]) for line in lines if line.split(":")[0] in names)
+    return kib * 1024 / 1e6
+
+
+def _wakeups(pid: int) -> int:
+    """How often all its threads have gone to sleep by themselves."""
+    count = 0
+    for task in Path(f"/proc/{pid}/task").iterdir():
+        for line in (task / "status").read_text().splitlines():
+            if line.startswith("voluntary_ctxt_switches"):
+                count += int(line.split()[1])
+    return count
