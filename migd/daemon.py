@@ -13,8 +13,10 @@ from migd.bus.connection import BusError, Connection, connect
 from migd.bus.front import Front
 from migd.errors import MigdError
 from migd.host.notify import Notifier
+from migd.host.watch import Watch
 from migd.nvml.client import NvmlClient
 from migd.service.configuration import Configuration
+from migd.service.follow import Follower
 from migd.service.journal import Journal
 from migd.service.service import Service
 from migd.service.state import StateStore
@@ -55,27 +57,42 @@ async def _run(config_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
     notifier = Notifier()
     connection = await connect(None, timeout_s=_CONNECT_S)
     front = Front(connection)
+    configuration = Configuration(config_dir)
     service = Service(
         NvmlClient(runtime_dir / "worker.lock"),
-        Configuration(config_dir),
+        configuration,
         StateStore(state_dir / names.STATE_FILE),
         Journal(state_dir / names.JOURNAL_FILE),
         front,
     )
+    follower = Follower(service)
+    watch = Watch(configuration.files, follower.changed)
+    # Before they are read, so that no change is missed in between.
+    _start(watch)
     service.load()
     first = asyncio.create_task(_first_look(service))
     await asyncio.wait([first], timeout=_FIRST_LOOK_S)
     await front.open(service)
     service.jobs.recover()
+    follower.begin()
     notifier.ready()
     try:
         await _until_told(connection, notifier)
     finally:
         notifier.stopping()
+        watch.close()
         first.cancel()
+        await follower.stop()
         await service.stop()
         await front.close()
         connection.close()
+
+
+def _start(watch: Watch) -> None:
+    try:
+        watch.start()
+    except OSError as error:
+        log.warning("changes of files are not seen, only Reload() reads them: %s", error)
 
 
 async def _first_look(service: Service) -> None:

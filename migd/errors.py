@@ -5,6 +5,7 @@
     +-- AccessDenied          the caller may not (standard AccessDenied)
     +-- NoSuchGpu, NoSuchConfig, NoSuchProfile, NoSuchJob
     +-- ConfigRefused         a configuration file or text is refused
+    +-- Overruled             migd.yaml decides what is asked for otherwise
     +-- NotSupported          the GPU or its driver cannot
     +-- NoSpace               the instances do not fit on the GPU
     +-- InUse                 processes hold what must change
@@ -21,6 +22,9 @@
 
 The message of each says what, where, and what to do. A caller never sees any other text.
 """
+
+from collections.abc import Sequence
+from typing import Any
 
 from migd import names
 
@@ -56,7 +60,20 @@ class NoSuchJob(MigdError):
 
 
 class ConfigRefused(MigdError):
+    """A refused file or text.
+
+    faults: each with its place (config.faults.Fault), where the form of it is what is wrong
+    """
+
     dbus_name = f"{names.ERROR}.Config"
+
+    def __init__(self, message: str, faults: Sequence[Any] = ()) -> None:
+        super().__init__(message)
+        self.faults = faults
+
+
+class Overruled(MigdError):
+    dbus_name = f"{names.ERROR}.Overruled"
 
 
 class NotSupported(MigdError):

@@ -14,6 +14,7 @@ CONFIG_DIR = "/etc/migd"
 STATE_DIR = "/var/lib/migd"
 RUNTIME_DIR = "/run/migd"
 CONFIG_FILE = "config.yaml"
+SETTINGS_FILE = "migd.yaml"
 STATE_FILE = "state.json"
 JOURNAL_FILE = "journal"
 

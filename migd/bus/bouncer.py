@@ -12,6 +12,7 @@ FREE = ""
 ACTIONS = {
     (names.MANAGER, "Plan"): FREE,
     (names.MANAGER, "Apply"): "org.migd1.apply",
+    (names.MANAGER, "Stage"): "org.migd1.stage",
     (names.MANAGER, "WaitJob"): FREE,
     (names.MANAGER, "ListJobs"): FREE,
     (names.MANAGER, "Assert"): FREE,

@@ -39,13 +39,18 @@ class Front:
         )
         self._service: Service | None = None
         self._due: asyncio.TimerHandle | None = None
+        self._shown: Any = None
 
     async def open(self, service: Service) -> None:
         """Answer calls from now on. Raises NameTaken if another migd does."""
         self._service = service
         self.show()
         await self._exporter.start(
-            {names.MANAGER: self._manager(), **_NO_METHODS, names.JOB: {"Cancel": self._cancel}}
+            {
+                names.MANAGER: {m: self._told(handler) for m, handler in self._manager().items()},
+                **_NO_METHODS,
+                names.JOB: {"Cancel": self._told(self._cancel)},
+            }
         )
         await self._connection.request_name(names.BUS_NAME)
 
@@ -84,7 +89,10 @@ class Front:
             self._due.cancel()
             self._due = None
         if self._service:
-            self._exporter.sync(objects.objects(self._service))
+            found = objects.objects(self._service)
+            if found != self._shown:
+                self._exporter.sync(found)
+                self._shown = found
 
     # -- what callers ask ----------------------------------------------------------------
 
@@ -97,6 +105,7 @@ class Front:
         return {
             "Plan": self._plan,
             "Apply": self._apply,
+            "Stage": self._stage,
             "WaitJob": self._wait_job,
             "ListJobs": self._list_jobs,
             "Assert": self._assert,
@@ -105,6 +114,18 @@ class Front:
             "GetGpu": self._get_gpu,
             "Reload": self._reload,
         }
+
+    def _told(self, handler: Handler) -> Handler:
+        """`handler`, whose reply never comes before the properties that it changed."""
+
+        async def answer(*arguments: Any) -> tuple[Any, ...] | None:
+            try:
+                return await handler(*arguments)
+            finally:
+                if self._due:
+                    self.show()
+
+        return answer
 
     async def _plan(self, _: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
         planned = await self._asked.plan(options.request(config, given))
@@ -116,6 +137,10 @@ class Front:
         # A job that is begun must be begun to the end, even if the caller leaves meanwhile.
         number = await asyncio.shield(self._asked.apply(request, uid))
         return number, names.job_path(number)
+
+    async def _stage(self, call: Call, config: str, given: dict[str, Variant]) -> None:
+        request = options.request(config, given, options.STAGE)
+        await self._asked.stage(request, await self._uid_of(call.sender))
 
     async def _wait_job(self, _: Call, number: int) -> tuple[Any, ...]:
         past = await self._asked.jobs.wait(number)

@@ -1,6 +1,6 @@
-"""The options a{sv} of Plan, Apply and Assert, as a request. What is not known is refused."""
+"""The options a{sv} of Plan, Apply, Assert and Stage, as a request; unknown ones are refused."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import fields
 from typing import Any
 
@@ -17,12 +17,16 @@ _SIGNATURES = {
     "max-impact": "s",
     "expect": "s",
 }
+# Stage changes nothing on the node, so nothing can be allowed or expected of it.
+STAGE = ("text", "gpus", "mode-only")
 assert {k.replace("-", "_") for k in _SIGNATURES} < {f.name for f in fields(Request)}
 
 
-def request(config: str, options: Mapping[str, Variant]) -> Request:
+def request(
+    config: str, options: Mapping[str, Variant], known: Collection[str] = tuple(_SIGNATURES)
+) -> Request:
     """Raises InvalidRequest with the key that is wrong, and the keys there are."""
-    given = {name.replace("-", "_"): _value(name, v) for name, v in options.items()}
+    given = {name.replace("-", "_"): _value(name, v, known) for name, v in options.items()}
     if "gpus" in given:
         given["gpus"] = tuple(given["gpus"])
     if "max_impact" in given:
@@ -36,9 +40,9 @@ def none(options: Mapping[str, Variant]) -> None:
         raise InvalidRequest(f"there are no options here, {_listed(options)} was given")
 
 
-def _value(name: str, value: Variant) -> Any:
-    if name not in _SIGNATURES:
-        raise InvalidRequest(f"unknown option {name!r}; there are {_listed(_SIGNATURES)}")
+def _value(name: str, value: Variant, known: Collection[str]) -> Any:
+    if name not in known:
+        raise InvalidRequest(f"unknown option {name!r}; there are {_listed(known)}")
     if value.signature != _SIGNATURES[name]:
         raise InvalidRequest(
             f"option {name!r} has type {_SIGNATURES[name]}, {value.signature} was given"

@@ -20,6 +20,7 @@ exit codes:
   5  could not tell
 """
 _IMPACTS = ("none", "instances", "gpu", "reset")
+_KINDS = ("config", "clients", "settings", "hooks")
 _TIMEOUT_S = 90.0
 
 
@@ -42,9 +43,13 @@ def parser() -> ArgumentParser:
     _requesting(_verb(verbs, "plan", "show what apply would do"))
     asserting = _verb(verbs, "assert", "check whether the node is what a configuration says")
     applying = _verb(verbs, "apply", "make the node what a configuration says")
-    _requesting(asserting)
-    _requesting(applying)
+    for verb in (asserting, applying):
+        _requesting(verb)
     applying.add_argument("--no-wait", action="store_true", help="start the job and return")
+    staging = _verb(verbs, "stage", "keep a configuration as wanted, and touch nothing now")
+    _naming(staging)
+    checking = _verb(verbs, "check", "judge files, without a daemon and without a GPU")
+    _checking(checking)
     _verb(verbs, "export", "print what is on the node as YAML")
     _verb(verbs, "jobs", "list the running job and the last ones")
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
@@ -74,7 +79,20 @@ def _global(to: ArgumentParser, *, json: object, color: object, timeout: object)
     )
 
 
-def _requesting(to: ArgumentParser) -> None:
+def _checking(to: ArgumentParser) -> None:
+    to.add_argument("files", metavar="FILE", nargs="+", help="a file; - is stdin")
+    to.add_argument(
+        "-c", "--config", metavar="CONFIG", help="there must be a configuration of this name, too"
+    )
+    to.add_argument(
+        "--as",
+        dest="kind",
+        choices=_KINDS,
+        help="what the files are; default: what their keys tell, or else their names",
+    )
+
+
+def _naming(to: ArgumentParser) -> None:
     to.add_argument("config", metavar="CONFIG", nargs="?", help="a name that list shows")
     to.add_argument(
         "-f", "--file", metavar="FILE", help="take the configuration from a file; - is stdin"
@@ -87,6 +105,10 @@ def _requesting(to: ArgumentParser) -> None:
         help="only this GPU: UUID, PCI address or index; can be given more than once",
     )
     to.add_argument("--mode-only", action="store_true", help="only the MIG mode, not the instances")
+
+
+def _requesting(to: ArgumentParser) -> None:
+    _naming(to)
     to.add_argument(
         "--max-impact",
         choices=_IMPACTS,

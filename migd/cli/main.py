@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 
-from migd.cli import apply, configs, jobs, plans, status, text
+from migd.cli import apply, configs, jobs, plans, stage, status, text
 from migd.cli.arguments import parser
 from migd.cli.client import Client, client
 from migd.cli.outcome import Exit, Failure
@@ -23,6 +23,7 @@ _VERBS: dict[str, Verb] = {
     "plan": plans.plan,
     "apply": apply.apply,
     "assert": plans.check,
+    "stage": stage.stage,
     "export": configs.export,
     "jobs": jobs.jobs,
     "cancel": jobs.cancel,
@@ -51,6 +52,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def run(arguments: Namespace) -> Exit:
     """Run the verb that the arguments name, and tell of a failure."""
     out = terminal(sys.stdout, arguments.color)
+    if arguments.verb == "check":
+        # It needs no daemon, and no other verb needs what reads files.
+        from migd.cli.check import check
+
+        return check(arguments, out)
     try:
         async with client(arguments.timeout, interactive=sys.stdin.isatty()) as connected:
             return await _VERBS[arguments.verb](connected, arguments, out)

@@ -1,4 +1,4 @@
-"""What is asked of the node: the arguments that plan, apply and assert share."""
+"""What is asked of the node: the arguments that plan, apply, assert and stage share."""
 
 import sys
 from argparse import Namespace
@@ -23,10 +23,11 @@ def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
         chosen["gpus"] = arguments.gpu
     if arguments.mode_only:
         chosen["mode-only"] = True
-    if arguments.max_impact is not None:
-        chosen["max-impact"] = arguments.max_impact
-    if arguments.expect is not None:
-        chosen["expect"] = arguments.expect
+    for option in ("max-impact", "expect"):
+        # stage has neither of them.
+        given = getattr(arguments, option.replace("-", "_"), None)
+        if given is not None:
+            chosen[option] = given
     return arguments.config or "", options(chosen)
 
 

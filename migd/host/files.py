@@ -1,16 +1,24 @@
 """Files that must survive a power cut: replaced as a whole, or appended to, and synced."""
 
 import os
+import stat
 from pathlib import Path
 
 
-def read(path: Path, limit: int) -> bytes | None:
-    """All of a regular file, None if there is none. Raises OSError; ValueError over the limit."""
+def read(path: Path, limit: int, *, follow: bool = False) -> bytes | None:
+    """All of a regular file, None if there is none.
+
+    follow: whether the file may be a link, as administrators make them
+    Raises OSError; ValueError over the limit, or if it is no regular file.
+    """
+    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
     try:
-        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW)
+        descriptor = os.open(path, flags)
     except FileNotFoundError:
         return None
     with os.fdopen(descriptor, "rb") as file:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise ValueError(f"{path} is not a regular file")
         data = file.read(limit + 1)
     if len(data) > limit:
         raise ValueError(f"{path} is larger than {limit} bytes")
@@ -36,13 +44,18 @@ def remove(path: Path) -> None:
 
 
 def append(path: Path, data: bytes) -> None:
-    """Add `data` at the end, on disk when this returns. Raises OSError."""
+    """Add `data` at the end, on disk when this returns. Raises OSError, adding nothing."""
     flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
     new = not path.exists()
     descriptor = os.open(path, flags, 0o600)
     try:
-        write_all(descriptor, data)
-        os.fdatasync(descriptor)
+        end = os.fstat(descriptor).st_size
+        try:
+            write_all(descriptor, data)
+            os.fdatasync(descriptor)
+        except OSError:
+            os.ftruncate(descriptor, end)  # what comes next must not follow half a line
+            raise
     finally:
         os.close(descriptor)
     if new:

@@ -8,8 +8,8 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Coroutine, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from migd.core.model import Gpu
@@ -25,6 +25,9 @@ _NO_DRIVER = {
     18: "the NVIDIA library and the loaded kernel module differ in version; reload the driver"
     " or reboot",
 }
+
+
+_CLOSE_LIMIT_S = 2.0
 
 
 @dataclass(frozen=True)
@@ -63,15 +66,20 @@ class NvmlClient:
 
     def __init__(self, lock: Path, limits: Limits | None = None) -> None:
         """lock: a file that every worker on this host holds, so that two daemons never mix."""
-        self._limits = limits or Limits()
+        self._built_in = self._limits = limits or Limits()
         self._lock = _Lock(lock)
         self._worker: WorkerProcess | None = None
         self._starting = asyncio.Lock()
         self._users = 0
         self._idle: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
+        self._buried: set[WorkerProcess] = set()
         self._hung: dict[int, str] = {}
         self._seen: dict[int, Gpu] = {}
+
+    def set_limits(self, limits: Mapping[str, int]) -> None:
+        """From the next request on: those of Limits, by field; others as they were at first."""
+        self._limits = replace(self._built_in, **limits)
 
     async def observe(self) -> Observation:
         """Look at every GPU, side by side. Raises NoDriver, Nvml; Hung if NVML as a whole is."""
@@ -116,6 +124,10 @@ class NvmlClient:
         if self._idle:
             self._idle.cancel()
         await self.end_session()
+        for worker in tuple(self._buried):
+            worker.kill()
+        if self._background:
+            await asyncio.wait(self._background, timeout=_CLOSE_LIMIT_S)
         for task in tuple(self._background):
             task.cancel()
         await asyncio.gather(*self._background, return_exceptions=True)
@@ -155,6 +167,7 @@ class NvmlClient:
                 raise self._hang(worker, index, limit_s, doing) from None
             except WorkerGone:
                 self._drop(worker)
+                self._spawn(self._bury(worker, None))
                 raise Nvml(
                     f"the NVML worker (pid {worker.pid}) ended during: {doing}; "
                     "what the driver made of it is read back",
@@ -180,9 +193,11 @@ class NvmlClient:
 
     async def _bury(self, worker: WorkerProcess, index: int | None) -> None:
         """Let it answer for the other GPUs, then kill it; until it is gone, `index` hangs."""
+        self._buried.add(worker)
         await worker.drained()
         worker.kill()
         await worker.gone(None)
+        self._buried.discard(worker)
         if index is not None:
             self._hung.pop(index, None)
 
@@ -197,7 +212,7 @@ class NvmlClient:
         try:
             async with self._starting:
                 if self._worker is None or not self._worker.alive:
-                    self._worker = await WorkerProcess.start(self._lock.take())
+                    self._worker = await self._start()
             yield self._worker
         finally:
             self._users -= 1
@@ -206,6 +221,14 @@ class NvmlClient:
                 self._idle = loop.call_later(
                     self._limits.idle_s, lambda: self._spawn(self._end_if_idle())
                 )
+
+    async def _start(self) -> WorkerProcess:
+        try:
+            return await WorkerProcess.start(self._lock.take())
+        except OSError as error:
+            raise Nvml(
+                f"no NVML worker can be started: {error}", call="", code=-1, name="NO_WORKER"
+            ) from error
 
     async def _end_if_idle(self) -> None:
         if self._users == 0:

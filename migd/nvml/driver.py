@@ -410,11 +410,13 @@ def _profile(device: Any, profile_id: int) -> Any:
 def _create_compute(
     reader: Reader, handle: Any, uuid: str, profile: Any, compute: tuple[int, ...] | None
 ) -> None:
+    offered = reader.compute_profiles(handle, uuid, profile.id)
     if compute is None:
-        offered = reader.compute_profiles(handle, uuid, profile.id)
         fill = filling(profile.sliceCount, profile.multiprocessorCount, offered)
         if fill is None:
             raise Stale(f"GPU instances of profile {profile.id} offer no compute instance")
         compute = (fill.id,)
-    for compute_profile in compute:
+    # The larger first: a small one at the start can leave them no place.
+    slices = {p.id: p.slices for p in offered}
+    for compute_profile in sorted(compute, key=lambda p: -slices.get(p, 0)):
         _call("nvmlGpuInstanceCreateComputeInstance", handle, compute_profile)

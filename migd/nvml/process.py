@@ -39,7 +39,8 @@ class WorkerProcess:
     async def start(cls, inherit: int) -> "WorkerProcess":
         """Start one. inherit: a descriptor that it keeps open as long as it lives."""
         ours, theirs = socket.socketpair()
-        with contextlib.closing(theirs):
+        with contextlib.closing(theirs), contextlib.ExitStack() as undo:
+            undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
                 sys.executable, "-I", "-m", "migd.nvml.worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
@@ -48,6 +49,7 @@ class WorkerProcess:
                 env={n: v for n in _ENVIRONMENT if (v := os.environ.get(n)) is not None},
                 cwd="/",
             )  # fmt: skip
+            undo.pop_all()
         reader, writer = await asyncio.open_connection(sock=ours, limit=LINE_LIMIT)
         return cls(process, reader, writer)
 
@@ -88,10 +90,11 @@ class WorkerProcess:
                 number, answer = parse_answer(line)
                 if (future := self._waiting.get(number)) and not future.done():
                     future.set_result(answer)
-        except (ValueError, OSError):
+        except (ValueError, RecursionError, OSError):
             # Not an answer, or none: a worker that talks nonsense is as good as dead.
             self.kill()
         finally:
+            self._writer.close()
             for future in self._waiting.values():
                 if not future.done():
                     future.set_exception(WorkerGone())

@@ -98,7 +98,7 @@ def parse_answer(line: bytes) -> tuple[int, Answer]:
     value = json.loads(line)
     if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], int)):
         raise ValueError("not an answer")
-    if value[1] not in _KINDS:
+    if not isinstance(value[1], str) or value[1] not in _KINDS:
         raise ValueError(f"unknown answer {value[1]!r}")
     answer: Answer = typed(_KINDS[value[1]], value[2], value[1])
     return value[0], answer

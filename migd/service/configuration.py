@@ -1,17 +1,25 @@
-"""The configurations in force: those of config.yaml, and those generated from the hardware."""
+"""The files in force, config.yaml and migd.yaml, and what they and the hardware make of a name."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
+from typing import TypeVar
 
 from migd import names
-from migd.config.configs import Config, Configs, load
+from migd.config import configs, settings
+from migd.config.configs import Config, Configs
 from migd.config.document import MOST_BYTES, decoded
 from migd.config.generate import generated, merged
+from migd.config.settings import Settings
 from migd.config.use import targets
 from migd.core.job import Choice
-from migd.core.model import Gpu, Target
-from migd.errors import ConfigRefused, InvalidRequest, NoSuchConfig
+from migd.core.model import Gpu, Mode, Target
+from migd.core.plan import plan
+from migd.core.wanted import ITSELF, decided
+from migd.errors import ConfigRefused, InvalidRequest, MigdError, NoSuchConfig
 from migd.host import files
+from migd.service.jobs import now
+
+T = TypeVar("T")
 
 
 class Configuration:
@@ -19,30 +27,54 @@ class Configuration:
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / names.CONFIG_FILE
+        self._settings_path = folder / names.SETTINGS_FILE
         self._file: Configs | None = None
-        self.errors: tuple[str, ...] = ()
+        self._generated: tuple[object, Configs] = ((), generated(()))
+        self._since = 0
+        self._refused: tuple[str, ...] = ()
+        self._not_here = ""
+        self.settings = Settings()
+
+    @property
+    def files(self) -> tuple[Path, ...]:
+        """Those that are read, whether they are there or not."""
+        return self._path, self._settings_path
+
+    @property
+    def errors(self) -> tuple[str, ...]:
+        """Why files were refused, and why this node cannot have what migd.yaml wants."""
+        return (*self._refused, self._not_here) if self._not_here else self._refused
 
     def reload(self) -> None:
-        """Raises ConfigRefused with every fault, and changes nothing then but `errors`."""
+        """Raises ConfigRefused with every fault; a file that is refused stays as it was."""
+        refused: list[str] = []
         try:
-            data = files.read(self._path, MOST_BYTES)
-            source = str(self._path)
-            self._file = None if data is None else load(decoded(data, source), source)
-            self.errors = ()
-        except (OSError, ValueError) as error:
-            self.errors = (f"{self._path} cannot be read: {error}",)
-            raise ConfigRefused(self.errors[0]) from error
+            self._file = _read(self._path, configs.load)
         except ConfigRefused as error:
-            self.errors = tuple(str(error).splitlines())
-            raise
+            refused += str(error).splitlines()
+        try:
+            found = _read(self._settings_path, settings.load) or Settings()
+        except ConfigRefused as error:
+            refused += str(error).splitlines()
+        else:
+            if found.config != self.settings.config:
+                self._since = now()
+            self.settings = found
+        self._refused = tuple(refused)
+        if refused:
+            raise ConfigRefused("\n".join(refused))
 
     def all(self, gpus: Sequence[Gpu]) -> Configs:
-        return merged(self._file, generated(gpus))
+        """Those of the file, and those that these GPUs' boards give."""
+        boards = [(g.device_id, g.mode is Mode.UNSUPPORTED, g.profiles) for g in gpus]
+        if boards != self._generated[0]:
+            self._generated = (boards, generated(gpus))
+        return merged(self._file, self._generated[1])
 
     def choose(self, name: str, text: str, gpus: Sequence[Gpu]) -> Config:
         """The configuration of that name, in the text if one is given. Raises NoSuchConfig."""
         if text:
-            return _pick(load(text, "text"), name)
+            return _pick(configs.load(text, "text"), name)
         if not name:
             raise InvalidRequest("name a configuration, or give one as text")
         known = self.all(gpus).configs
@@ -58,12 +90,39 @@ class Configuration:
         config = self.choose(choice.config, choice.text, gpus)
         return targets(config, gpus, only=only, mode_only=choice.mode_only)
 
+    def wanted(self, chosen: Mapping[str, Choice], gpus: Sequence[Gpu]) -> dict[str, Choice]:
+        """What each GPU should have, by UUID; `chosen` is what was asked for at run time."""
+        return decided(chosen, self._configured(gpus), self.settings.authority)
 
-def _pick(configs: Configs, name: str) -> Config:
-    if not name and len(configs.configs) == 1:
-        return next(iter(configs.configs.values()))
-    if name not in configs.configs:
-        offered = ", ".join(sorted(configs.configs))
+    def _configured(self, gpus: Sequence[Gpu]) -> dict[str, Choice]:
+        """What migd.yaml wants of which GPU; where it cannot be told, of all that have MIG."""
+        self._not_here = ""
+        if not self.settings.config or not gpus:
+            return {}
+        choice = Choice(self.settings.config, "", mode_only=False, uid=ITSELF, at=self._since)
+        try:
+            reached = self.targets(choice, gpus)
+            plan(gpus, reached, {})
+        except MigdError as error:
+            self._not_here = f"{self._settings_path}: config: {error}"
+            return {g.uuid: choice for g in gpus if g.mode is not Mode.UNSUPPORTED}
+        return dict.fromkeys(reached, choice)
+
+
+def _read(path: Path, load: Callable[[str, str], T]) -> T | None:
+    """What a file says, None if there is none. Raises ConfigRefused."""
+    try:
+        data = files.read(path, MOST_BYTES, follow=True)
+    except (OSError, ValueError) as error:
+        raise ConfigRefused(f"{path} cannot be read: {error}") from error
+    return None if data is None else load(decoded(data, str(path)), str(path))
+
+
+def _pick(found: Configs, name: str) -> Config:
+    if not name and len(found.configs) == 1:
+        return next(iter(found.configs.values()))
+    if name not in found.configs:
+        offered = ", ".join(sorted(found.configs))
         asked = f"has no configuration {name!r}" if name else "has several configurations"
         raise NoSuchConfig(f"the text {asked}; name one of {offered}")
-    return configs.configs[name]
+    return found.configs[name]

@@ -64,7 +64,7 @@ class GpuRun:
             outcome = self._outcome(Ending.ROLLED_BACK, reason)
         except MigdError as error:
             log.error("%s could not be put back: %s", gpu, error)
-            left = f"not as before: {error}. Apply a configuration to it once that is mended"
+            left = f"{await self._left(gpu)}: {error}. Apply a configuration once that is mended"
             outcome = self._outcome(Ending.FAILED, reason, left)
         try:
             await self._write(Returned(outcome))
@@ -81,6 +81,17 @@ class GpuRun:
         for step in plan_gpu(now, goal).steps:
             await self._do(now, step, going_back=True)
         await self._verified(now, goal)
+
+    async def _left(self, gpu: Gpu) -> str:
+        """What is on the GPU instead of what was there before, for a sentence."""
+        try:
+            now = await self._nvml.snapshot(gpu)
+        except MigdError:
+            return "not as before, and what it has cannot be read"
+        self._job.seen(now)
+        has = [f"{i.profile} at {i.placement}" for i in layout(now).instances]
+        mode = f"{now.mode}, {now.pending} pending" if now.pending != now.mode else now.mode
+        return f"not as before: MIG mode {mode}, {', '.join(has) or 'no instances'}"
 
     async def _do(self, gpu: Gpu, step: Step, *, going_back: bool = False) -> None:
         does = sentence(step, gpu)

@@ -22,7 +22,8 @@ from migd.core.job import (
 )
 from migd.core.model import Gpu, Layout
 from migd.core.plan import Plan
-from migd.errors import Busy, Canceled, MigdError, NoSuchJob, StateUnwritable
+from migd.core.wanted import ITSELF
+from migd.errors import Busy, Canceled, Hung, MigdError, NoSuchJob, StateUnwritable
 from migd.nvml.client import NvmlClient
 from migd.service.job import End, Job, begin
 from migd.service.journal import Journal
@@ -31,6 +32,9 @@ from migd.service.state import GpuState, StateStore
 log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 75.0
+# A call that a killed daemon's worker is in goes on to its end: as long as a step may take.
+_LINGER_LIMIT_S = 200.0
+_LINGER_PAUSE_S = 0.5
 
 
 class Audience(Protocol):
@@ -61,7 +65,7 @@ class Jobs:
         self._journal = journal
         self._audience = audience
         self._running: asyncio.Task[PastJob] | None = None
-        self._unsaved: dict[str, GpuState] = {}
+        self._unsaved: dict[str, GpuState] | None = None
         self._stopping = False
         self.current: Job | None = None
 
@@ -77,18 +81,29 @@ class Jobs:
 
     async def start(self, plan: Plan, choice: Choice) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable."""
-        if self._unsaved:
-            self._store.update(self._unsaved)
-            self._unsaved = {}
+        self._save()
         begun = begin(self._store.next_id(), plan, choice, _boot())
         if begun.gpus:
-            await self._journal.write(begun)
+            await self._journal.begin(begun)
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
+            self._audience.job_new(begun.id, begun.type)
             self._launch(job, self._carry_out(job, plan))
         else:
             self._nothing_to_do(begun)
         return begun.id
+
+    def choose(self, choice: Choice, gpus: Sequence[str]) -> None:
+        """Keep what is wanted of these GPUs from now on; nothing else. Raises StateUnwritable."""
+        self._save()
+        kept = {gpu: self._kept(gpu) for gpu in gpus}
+        if any(not choice.same(state.wanted) for state in kept.values()):
+            self._store.update({gpu: GpuState(choice, s.settled) for gpu, s in kept.items()})
+
+    async def idle(self) -> None:
+        """Return when the running job has ended."""
+        if self._running:
+            await asyncio.wait([self._running])
 
     async def wait(self, number: int) -> PastJob:
         """The end of a job, once it has ended. Raises NoSuchJob."""
@@ -121,13 +136,17 @@ class Jobs:
             self.current.cancel()
         if self._running:
             await asyncio.wait([self._running], timeout=_STOP_LIMIT_S)
+        try:
+            self._save()
+        except StateUnwritable as error:
+            log.error("%s, ignoring", error)
 
     # -- how a job runs and ends ---------------------------------------------------------
 
     def _launch(self, job: Job, work: Coroutine[None, None, PastJob]) -> None:
         self.current = job
-        self._audience.job_new(job.begun.id, job.begun.type)
         self._running = asyncio.create_task(work)
+        self._audience.changed()
 
     async def _carry_out(self, job: Job, plan: Plan) -> PastJob:
         ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
@@ -146,11 +165,13 @@ class Jobs:
             ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
         elif left.open:
             ends += await self._take_back(job, left.open)
-        return self._finish(begun, ends, Result.INTERRUPTED)
+        # If its end was written down already, only the journal was still to go.
+        known = next((past for past in self._store.jobs if past.id == begun.id), None)
+        return self._finish(begun, ends, known.result if known else Result.INTERRUPTED)
 
     async def _take_back(self, job: Job, gpus: Sequence[Before]) -> list[End]:
         try:
-            there = {g.uuid: g for g in await self._node.observe()}
+            there = {g.uuid: g for g in await self._observed()}
         except MigdError as error:
             return [(_lost(b, str(error)), None) for b in gpus]
         missing = [(_lost(b, "it is not there"), None) for b in gpus if b.gpu not in there]
@@ -158,8 +179,20 @@ class Jobs:
         reason = Canceled("migd ended in the middle of the job")
         return missing + await job.take_back(pairs, reason, self._nvml, self._journal)
 
+    async def _observed(self) -> Sequence[Gpu]:
+        """What is there, once the worker of the daemon that died has let go of it."""
+        end = time.monotonic() + _LINGER_LIMIT_S
+        while True:
+            try:
+                return await self._node.observe()
+            except Hung as error:
+                if time.monotonic() > end:
+                    raise
+                log.warning("%s; trying again", error)
+            await asyncio.sleep(_LINGER_PAUSE_S)
+
     def _nothing_to_do(self, begun: Begun) -> None:
-        states = {b.gpu: GpuState(begun.choice, b.layout) for b in begun.unchanged}
+        states = {b.gpu: GpuState(self._chosen(begun, b.gpu), b.layout) for b in begun.unchanged}
         if any(_differs(self._store.gpus.get(gpu), state) for gpu, state in states.items()):
             self._store.update(states)
         past = _past(begun, [], Result.DONE)
@@ -185,15 +218,32 @@ class Jobs:
         reached = {b.gpu: b.layout for b in begun.unchanged} | dict(settled)
         states = {}
         for gpu, found in reached.items():
-            before = self._store.gpus.get(gpu, GpuState())
-            states[gpu] = GpuState(begun.choice if wanted else before.wanted, found)
+            chosen = self._chosen(begun, gpu) if wanted else self._kept(gpu).wanted
+            states[gpu] = GpuState(chosen, found)
+        self._unsaved = states
         try:
-            self._store.update(states)
-            self._journal.remove()
-        except (StateUnwritable, OSError) as error:
+            self._save()
+        except StateUnwritable as error:
             # The journal holds it all and stays; the next job, or the next start, writes it first.
             log.error("the end of job %d is kept in the journal only: %s", begun.id, error)
-            self._unsaved = states
+
+    def _chosen(self, begun: Begun, gpu: str) -> Choice | None:
+        """Who wants what of a GPU after a job that ended well; migd itself is nobody."""
+        return self._kept(gpu).wanted if begun.choice.uid == ITSELF else begun.choice
+
+    def _kept(self, gpu: str) -> GpuState:
+        return self._store.gpus.get(gpu, GpuState())
+
+    def _save(self) -> None:
+        """Write the end of the last job, unless it is written. Raises StateUnwritable."""
+        if self._unsaved is None:
+            return
+        self._store.update(self._unsaved)
+        try:
+            self._journal.remove()
+        except OSError as error:
+            raise StateUnwritable(f"the journal cannot be removed ({error.strerror})") from error
+        self._unsaved = None
 
 
 def _past(begun: Begun, outcomes: Sequence[Outcome], result: Result) -> PastJob:

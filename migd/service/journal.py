@@ -31,14 +31,23 @@ class Journal:
         self._queue: list[tuple[bytes, asyncio.Future[None]]] = []
         self._writing: asyncio.Task[None] | None = None
 
+    async def begin(self, record: Begun) -> None:
+        """Start anew with this record; what is left of another job, or damaged, goes.
+
+        Returns when it is on disk. Raises StateUnwritable.
+        """
+        try:
+            await asyncio.to_thread(files.replace, self._path, _line(record))
+        except OSError as error:
+            raise self._unwritable(error) from error
+
     async def write(self, record: Record) -> None:
         """Return when the record is on disk. Raises StateUnwritable.
 
         Records that come while others are being synced go together in the next sync.
         """
-        line = json.dumps([_NAMES[type(record)], plain(record)]).encode() + b"\n"
         done = asyncio.get_running_loop().create_future()
-        self._queue.append((line, done))
+        self._queue.append((_line(record), done))
         if self._writing is None:
             self._writing = asyncio.create_task(self._flush())
         await done
@@ -62,8 +71,11 @@ class Journal:
         try:
             await asyncio.to_thread(files.append, self._path, data)
         except OSError as error:
-            return StateUnwritable(f"{self._path} cannot be written ({error.strerror})")
+            return self._unwritable(error)
         return None
+
+    def _unwritable(self, error: OSError) -> StateUnwritable:
+        return StateUnwritable(f"{self._path} cannot be written ({error.strerror})")
 
     def remove(self) -> None:
         """The job has ended, and its end is in the state. Raises OSError."""
@@ -81,7 +93,11 @@ class Journal:
             try:
                 kind, value = json.loads(line)
                 records.append(typed(_KINDS[kind], value, f"line {number}"))
-            except (ValueError, KeyError, TypeError) as error:
+            except (ValueError, KeyError, TypeError, RecursionError) as error:
                 log.warning("%s ends at line %d: %s", self._path, number, error)
                 break
         return records
+
+
+def _line(record: Record) -> bytes:
+    return json.dumps([_NAMES[type(record)], plain(record)]).encode() + b"\n"

@@ -2,17 +2,19 @@
 
 import asyncio
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from migd.config.configs import Configs
 from migd.config.devices import find_gpu
 from migd.config.export import exported, rendered
+from migd.config.settings import Settings
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu
 from migd.core.plan import Plan, plan
 from migd.core.steps import sentence
-from migd.errors import Hung, MigdError, NoDriver, StateUnwritable
+from migd.core.wanted import ITSELF, Authority
+from migd.errors import ConfigRefused, Hung, NoDriver, Overruled, StateUnwritable
 from migd.nvml.client import NvmlClient
 from migd.service.configuration import Configuration
 from migd.service.jobs import Audience, Jobs, now
@@ -23,7 +25,14 @@ from migd.service.view import Match, View, match, seen
 
 log = logging.getLogger(__name__)
 
-ITSELF = 0xFFFFFFFF
+# What migd.yaml calls the limits of NVML.
+LIMITS = {
+    "nvml-open": "open_s",
+    "nvml-read": "snapshot_s",
+    "nvml-change": "perform_s",
+    "nvml-in-use": "retry_s",
+    "nvml-idle": "idle_s",
+}
 
 
 @dataclass(frozen=True)
@@ -55,6 +64,8 @@ class Service:
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
+        self.wanted: dict[str, Choice] = {}
+        self._not_done: tuple[str, ...] = ()
 
     def load(self) -> None:
         """Read what was kept and what is configured; what cannot be used is logged and left."""
@@ -64,8 +75,8 @@ class Service:
         except StateUnwritable as error:
             log.error("%s", error)
         try:
-            self._configuration.reload()
-        except MigdError as error:
+            self.reload()
+        except ConfigRefused as error:
             log.error("%s", error)
 
     async def stop(self) -> None:
@@ -122,7 +133,7 @@ class Service:
 
     @property
     def config_errors(self) -> tuple[str, ...]:
-        return self._configuration.errors
+        return (*self._configuration.errors, *self._not_done)
 
     async def config_text(self, name: str) -> str:
         """One configuration, or all of them for "", as YAML. Raises NoSuchConfig."""
@@ -134,9 +145,8 @@ class Service:
         return rendered(known)
 
     @property
-    def wanted(self) -> dict[str, Choice]:
-        """By GPU UUID."""
-        return {u: s.wanted for u, s in self._store.gpus.items() if s.wanted}
+    def settings(self) -> Settings:
+        return self._configuration.settings
 
     @property
     def past_jobs(self) -> tuple[PastJob, ...]:
@@ -156,12 +166,41 @@ class Service:
             refuse_if_blocked(planned.blockers)
             return await self.jobs.start(planned.plan, planned.choice)
 
+    async def stage(self, request: Request, uid: int) -> None:
+        """Keep what is asked for as wanted, and touch nothing now.
+
+        Raises what Apply would raise for the configuration itself, and Overruled.
+        """
+        async with self._preparing:
+            self.jobs.refuse_if_busy()
+            planned = await self.plan(request, uid)
+            self._refuse_if_overruled(planned.plan)
+            self.jobs.choose(planned.choice, [g.gpu.uuid for g in planned.plan.gpus])
+        self._show(self.view)
+
+    def _refuse_if_overruled(self, made: Plan) -> None:
+        if self.settings.authority is Authority.FILE:
+            for gpu_plan in made.gpus:
+                decides = self.wanted.get(gpu_plan.gpu.uuid)
+                if decides and decides.uid == ITSELF:
+                    raise Overruled(
+                        f"{gpu_plan.gpu} is to have {decides.config}, whatever is chosen at run "
+                        "time: migd.yaml has config-authority: file; change its config instead"
+                    )
+
     def reload(self) -> None:
-        """Read the configuration files again. Raises ConfigRefused; the old ones stay then."""
+        """Read the files again. Raises ConfigRefused; what was in force of a refused one stays."""
         try:
             self._configuration.reload()
         finally:
-            self._show(self.view)
+            limits = self.settings.time_limits
+            self._nvml.set_limits({LIMITS[key]: seconds for key, seconds in limits.items()})
+            self.could_not(())
+
+    def could_not(self, errors: Iterable[str]) -> None:
+        """Show why the node could not be made what files say, until it matches or they change."""
+        self._not_done = tuple(errors)
+        self._show(self.view)
 
     # -- what jobs need (jobs.Node) ------------------------------------------------------
 
@@ -177,7 +216,14 @@ class Service:
 
     def _show(self, view: View) -> None:
         self.view = view
+        chosen = {u: s.wanted for u, s in self._store.gpus.items() if s.wanted}
+        self.wanted = self._configuration.wanted(chosen, view.gpus)
         found = match(view, self.wanted, self._configuration)
+        if found is Match.NONE and self.settings.config:
+            # It wants something of GPUs that are not to be seen.
+            found = Match.UNKNOWN
+        if found is Match.YES:
+            self._not_done = ()
         if found is not self.match:
             self.match, self.match_since = found, now()
         self._audience.changed()

@@ -63,7 +63,7 @@ class StateStore:
             data = files.read(self._path, _SIZE_LIMIT)
             if data is not None:
                 self._state = typed(State, _current(json.loads(data)), self._path.name)
-        except (OSError, ValueError) as error:
+        except (OSError, ValueError, RecursionError) as error:
             aside = self._path.with_name(self._path.name + ".refused")
             log.error("cannot use %s: %s; kept as %s, starting anew", self._path, error, aside)
             self._set_aside(aside)
@@ -94,7 +94,8 @@ class StateStore:
 
     def remember(self, job: PastJob) -> None:
         """Keep the end of a job in memory; the next write takes it along."""
-        self._recent = (job, *self._recent)[:JOBS_KEPT]
+        others = (past for past in self._recent if past.id != job.id)
+        self._recent = (job, *others)[:JOBS_KEPT]
 
     def update(self, gpus: dict[str, GpuState]) -> None:
         """Write these GPUs and the jobs remembered. Raises StateUnwritable, changing nothing."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from migd.core.job import Choice
-from migd.core.model import Gpu, Process
+from migd.core.model import Gpu, Process, Target
 from migd.core.plan import plan_gpu
 from migd.errors import MigdError
 from migd.host.processes import Holder, describe
@@ -61,15 +61,16 @@ def match(view: View, wanted: Mapping[str, Choice], configuration: Configuration
     """Whether every GPU with something wanted has it, as far as can be judged."""
     if not wanted:
         return Match.NONE
-    verdict = Match.YES
-    for uuid, choice in wanted.items():
-        gpu = next((g for g in view.gpus if g.uuid == uuid), None)
-        if gpu is None or uuid in view.hung:
-            return Match.UNKNOWN
-        try:
-            target = configuration.targets(choice, view.gpus)[uuid]
-            if plan_gpu(gpu, target).steps:
-                verdict = Match.NO
-        except (MigdError, KeyError):
-            return Match.UNKNOWN
-    return verdict
+    there = {g.uuid: g for g in view.gpus if g.uuid not in view.hung}
+    if not wanted.keys() <= there.keys():
+        return Match.UNKNOWN
+    targets: dict[Choice, dict[str, Target]] = {}
+    try:
+        for choice in wanted.values():
+            if choice not in targets:
+                targets[choice] = configuration.targets(choice, view.gpus)
+        left = [plan_gpu(there[uuid], targets[choice][uuid]) for uuid, choice in wanted.items()]
+    except (MigdError, KeyError):
+        # The name is gone, or this hardware refuses it now.
+        return Match.UNKNOWN
+    return Match.NO if any(p.steps for p in left) else Match.YES

@@ -1,0 +1,126 @@
+"""Loads migd.yaml: what this node should have when nobody chose, and how migd behaves."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import TypeVar
+
+from migd.config.document import document
+from migd.config.faults import Faults, shortened
+from migd.config.fields import Field
+from migd.core.wanted import Authority
+
+E = TypeVar("E", bound=StrEnum)
+
+
+class OnChange(StrEnum):
+    """What is done once files have changed: say whether the node matches, or make it so."""
+
+    REPORT = "report"
+    APPLY = "apply"
+
+
+@dataclass(frozen=True)
+class TimeLimit:
+    """What is waited for, and how long that may be set to, in seconds."""
+
+    least: int
+    most: int
+
+
+TIME_LIMITS: Mapping[str, TimeLimit] = {
+    # NVML's own start, one look at a GPU, one change of it: then the GPU counts as hung.
+    "nvml-open": TimeLimit(1, 600),
+    "nvml-read": TimeLimit(1, 600),
+    "nvml-change": TimeLimit(1, 3600),
+    # How long a change that NVML refuses as in use is tried again.
+    "nvml-in-use": TimeLimit(0, 60),
+    # How long NVML stays open after its last answer.
+    "nvml-idle": TimeLimit(0, 60),
+}
+KEYS = ("config", "config-authority", "on-config-change", "time-limits")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What migd.yaml says.
+
+    config: what this node should have, "" for nothing
+    time_limits: seconds, by the keys of TIME_LIMITS; those that are not given are as built in
+    """
+
+    config: str = ""
+    authority: Authority = Authority.LAST_CHOICE
+    on_change: OnChange = OnChange.REPORT
+    time_limits: Mapping[str, int] = field(default_factory=dict)
+
+
+def load(text: str, source: str) -> Settings:
+    """The settings that `text` makes; the defaults where it is empty.
+
+    source: the file's name, for the messages
+    Raises ConfigRefused with every fault, one a line.
+    """
+    faults = Faults()
+    root = document(text, source, faults)
+    settings = Settings()
+    if root is not None and root.value not in (None, {}):
+        settings = _root(Field(root, "", faults))
+    faults.check()
+    return settings
+
+
+def _root(root: Field) -> Settings:
+    members = root.record(KEYS, f"write keys and values; the keys are {', '.join(KEYS)}") or {}
+    default = Settings()
+    return Settings(
+        _config(members["config"]) if "config" in members else default.config,
+        _word(members.get("config-authority"), default.authority),
+        _word(members.get("on-config-change"), default.on_change),
+        _time_limits(members["time-limits"]) if "time-limits" in members else {},
+    )
+
+
+def _config(value: Field) -> str:
+    name = value.text('write the name of a config, in quotes if need be, such as "all-1g.10gb"')
+    if name == "":
+        value.wrong("names no config; write the name of one, or leave the key out")
+    return name or ""
+
+
+def _word(value: Field | None, default: E) -> E:
+    """One of the words that the type of `default` has."""
+    if value is None:
+        return default
+    right = f"write {' or '.join(type(default))}"
+    word = value.text(right)
+    if word in list(type(default)):
+        return type(default)(word)
+    if word is not None:
+        value.wrong(f'"{shortened(word)}" is not known; {right}')
+    return default
+
+
+def _time_limits(value: Field) -> dict[str, int]:
+    members = value.record(tuple(TIME_LIMITS), "write limits in seconds, such as {nvml-read: 30}")
+    limits = {}
+    for key, member in (members or {}).items():
+        seconds = _seconds(member, TIME_LIMITS[key]) if key in TIME_LIMITS else None
+        if seconds is not None:
+            limits[key] = seconds
+    if "nvml-change" in limits and limits.get("nvml-in-use", 0) >= limits["nvml-change"]:
+        value.wrong_key(
+            "nvml-in-use",
+            f"must be less than nvml-change, which is {limits['nvml-change']}: what is tried "
+            "again is part of a change",
+        )
+    return limits
+
+
+def _seconds(value: Field, limit: TimeLimit) -> int | None:
+    right = f"write {limit.least} to {limit.most}, in seconds"
+    seconds = value.integer(right)
+    if seconds is not None and not limit.least <= seconds <= limit.most:
+        value.wrong(f"{shortened(value.node.text)} is out of range; {right}")
+        return None
+    return seconds

@@ -1,0 +1,112 @@
+"""migd.yaml: what it may say, and how what it may not say is told."""
+
+from dataclasses import fields
+
+import pytest
+
+from migd.config.document import MOST_BYTES
+from migd.config.settings import TIME_LIMITS, OnChange, Settings, load
+from migd.core.wanted import Authority
+from migd.errors import ConfigRefused
+from migd.nvml.client import Limits
+from migd.service.service import LIMITS
+
+
+def refused(text: str) -> list[str]:
+    with pytest.raises(ConfigRefused) as caught:
+        load(text, "migd.yaml")
+    return str(caught.value).splitlines()
+
+
+@pytest.mark.parametrize("text", ["", "# nothing\n", "---\n", "{}", "null", "time-limits: {}"])
+def test_what_says_nothing_is_the_default(text: str) -> None:
+    found = load(text, "migd.yaml")
+    assert found == Settings()
+    assert (found.config, found.authority, found.on_change) == ("", "last-choice", "report")
+
+
+def test_every_key() -> None:
+    text = """
+config: all-1g.10gb
+config-authority: file
+on-config-change: apply
+time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0, nvml-idle: 60}
+"""
+    limits = {
+        "nvml-open": 1,
+        "nvml-read": 600,
+        "nvml-change": 3600,
+        "nvml-in-use": 0,
+        "nvml-idle": 60,
+    }
+    assert load(text, "x") == Settings("all-1g.10gb", Authority.FILE, OnChange.APPLY, limits)
+    assert load("config-authority: last-choice", "x").authority is Authority.LAST_CHOICE
+    assert load("on-config-change: report", "x").on_change is OnChange.REPORT
+
+
+def test_limits_are_those_of_nvml() -> None:
+    assert set(LIMITS) == set(TIME_LIMITS)
+    assert sorted(LIMITS.values()) == sorted(f.name for f in fields(Limits))
+    for key, limit in TIME_LIMITS.items():
+        built_in = getattr(Limits(), LIMITS[key])
+        assert limit.least <= built_in <= limit.most
+        for good in (limit.least, limit.most):
+            text = f"time-limits: {{{key}: {good}}}"
+            if key != "nvml-in-use":
+                assert load(text, "x").time_limits == {key: good}
+        for bad in (limit.least - 1, limit.most + 1):
+            (line,) = refused(f"time-limits: {{{key}: {bad}}}")
+            right = f"write {limit.least} to {limit.most}, in seconds"
+            assert line.endswith(f"time-limits.{key}: {bad} is out of range; {right}")
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("- a", "migd.yaml:1:1: must be a mapping, not a list; write keys and values"),
+        ("config:", "migd.yaml:1:8: config: must be text, not empty"),
+        ("config: ''", "migd.yaml:1:9: config: names no config; write"),
+        ("config: off", "migd.yaml:1:9: config: must be text, not off; write the name"),
+        ("config: [a]", "config: must be text, not a list"),
+        ("config-authority: File", 'config-authority: "File" is not known; write last-choice or'),
+        ("config-authority: yes", "config-authority: must be text, not yes; write last-choice"),
+        ("\non-config-change: aply", 'migd.yaml:2:19: on-config-change: "aply" is not known'),
+        ("drift: report", "migd.yaml:1:1: drift: is not a key that stands here; the keys are con"),
+        ("reboot: never", "reboot: is not a key that stands here"),
+        ("version: v1", "version: is not a key that stands here"),
+        ("config: a\nconfig: b", "migd.yaml:2:1: config: stands here and in line 1"),
+        ("time-limits: 3", "time-limits: must be a mapping, not 3"),
+        ("time-limits:", "time-limits: must be a mapping, not empty"),
+        ("time-limits: {nvml: 3}", "time-limits.nvml: is not a key that stands here; the keys"),
+        ("time-limits: {nvml-open: 3s}", 'nvml-open: must be an integer, not the text "3s"; write'),
+        ("time-limits: {nvml-open: 1.5}", "nvml-open: must be an integer, not 1.5"),
+        ("time-limits: {nvml-open: true}", "nvml-open: must be an integer, not true"),
+        ("time-limits: {nvml-open: .inf}", "nvml-open: must be an integer, not .inf"),
+        ("time-limits: {nvml-in-use: 9, nvml-change: 9}", "nvml-in-use: must be less than nvml-ch"),
+        ("a: &a [*a]", "stands inside"),
+        ("[" * 50, "more than 20 levels"),
+        ("config: {", "is not YAML"),
+        ("x" * (MOST_BYTES + 1), "is longer than 1 MiB"),
+    ],
+)
+def test_what_is_refused(text: str, expected: str) -> None:
+    (line,) = refused(text)
+    assert expected in line
+
+
+def test_all_faults_at_once_in_order() -> None:
+    lines = refused("on-config-change: x\nother: 1\nconfig-authority: y\ntime-limits: {a: 1}")
+    assert [line.partition(": ")[0] for line in lines] == [
+        "migd.yaml:1:19",
+        "migd.yaml:2:1",
+        "migd.yaml:3:19",
+        "migd.yaml:4:15",
+    ]
+
+
+def test_faults_have_their_place() -> None:
+    with pytest.raises(ConfigRefused) as caught:
+        load("\n  nonsense: 1", "m")
+    (fault,) = caught.value.faults
+    assert (fault.position.line, fault.position.column, fault.path) == (2, 3, "nonsense")
+    assert str(fault) == str(caught.value)
