@@ -20,6 +20,7 @@ from migd.core.steps import (
     action,
     sentence,
 )
+from migd.errors import Hung, Nvml
 from migd.host.processes import Holder
 from migd.service.job import Job
 from migd.service.request import Blocker
@@ -75,12 +76,18 @@ def _gpu(gpu: Gpu, service: Service, job: Job | None) -> Properties:
         "Memory": gpu.memory_mib * _MIB,
         "MigMode": gpu.mode.value,
         "MigModePending": gpu.pending.value,
-        "State": "hung" if gpu.uuid in service.view.hung else "ok",
+        "State": _state(service.view.troubled.get(gpu.uuid)),
         "Wanted": wanted.label if wanted else "",
         "Profiles": [_profile(p) for p in gpu.profiles],
         "Processes": [_process(p, service.view) for p in gpu.processes],
         "Job": names.job_path(job.begun.id) if job and working else "/",
     }
+
+
+def _state(trouble: Hung | Nvml | None) -> str:
+    if trouble is None:
+        return "ok"
+    return "hung" if isinstance(trouble, Hung) else "failed"
 
 
 def _profile(profile: Profile) -> dict[str, Variant]:

@@ -11,12 +11,15 @@ import os
 from collections.abc import AsyncIterator, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 from migd.core.model import Gpu
 from migd.core.steps import Step, sentence
 from migd.errors import Hung, MigdError, NoDriver, Nvml
 from migd.nvml.process import WorkerGone, WorkerProcess
-from migd.nvml.protocol import Answer, Failure, Op, Opened, Performed
+from migd.nvml.protocol import Failure, Op, Opened, Performed
+
+A = TypeVar("A", Opened, Gpu, Performed)
 
 # NVML return codes that mean there is nothing to talk to.
 _NO_DRIVER = {
@@ -49,16 +52,15 @@ class Limits:
 class Observation:
     """The node as NVML shows it.
 
-    gpus: by index; of a hung one, as it was when last seen
-    hung: by UUID, why
+    gpus: by index; of one in trouble, as it was when last seen
+    troubled: by UUID, why it could not be looked at: Hung, or Nvml
+    unseen: why there are GPUs of which nothing is known, not even which they are
     """
 
     driver: str
     gpus: tuple[Gpu, ...]
-    hung: dict[str, str]
-
-    def gpu(self, uuid: str) -> Gpu | None:
-        return next((g for g in self.gpus if g.uuid == uuid), None)
+    troubled: Mapping[str, Hung | Nvml]
+    unseen: tuple[Hung | Nvml, ...]
 
 
 class NvmlClient:
@@ -84,22 +86,26 @@ class NvmlClient:
     async def observe(self) -> Observation:
         """Look at every GPU, side by side. Raises NoDriver, Nvml; Hung if NVML as a whole is."""
         async with self._session():
-            opened = await self._request(Op.OPEN, self._limits.open_s)
-            assert isinstance(opened, Opened)
+            opened = await self._request(Opened, Op.OPEN, self._limits.open_s)
             results = await asyncio.gather(
                 *(self._snapshot(index) for index in range(opened.gpus)), return_exceptions=True
             )
-        gpus = []
-        hung = {}
+        gpus: list[Gpu] = []
+        troubled: dict[str, Hung | Nvml] = {}
+        unseen: list[Hung | Nvml] = []
         for index, result in enumerate(results):
-            if isinstance(result, Hung) and index in self._seen:
-                gpus.append(self._seen[index])
-                hung[self._seen[index].uuid] = str(result)
-            elif isinstance(result, BaseException):
-                raise result
-            else:
+            if isinstance(result, Gpu):
                 gpus.append(result)
-        return Observation(opened.driver, tuple(gpus), hung)
+            elif not isinstance(result, Hung | Nvml):
+                raise result
+            elif last := self._seen.get(index):
+                gpus.append(last)
+                troubled[last.uuid] = result
+            else:
+                unseen.append(result)
+        if opened.gpus and len(troubled) + len(unseen) == opened.gpus:
+            raise next(iter((*troubled.values(), *unseen)))
+        return Observation(opened.driver, tuple(gpus), troubled, tuple(unseen))
 
     async def snapshot(self, gpu: Gpu) -> Gpu:
         """Look at one GPU again. Raises NoDriver, Nvml, Hung."""
@@ -110,9 +116,8 @@ class NvmlClient:
 
     async def perform(self, gpu: Gpu, step: Step) -> Performed:
         """Do one step. Raises NoDriver, Nvml, Hung."""
-        answer = await self._request(Op.PERFORM, self._limits.perform_s, gpu.index, gpu, step)
-        assert isinstance(answer, Performed)
-        return answer
+        limit_s = self._limits.perform_s
+        return await self._request(Performed, Op.PERFORM, limit_s, gpu.index, gpu, step)
 
     async def end_session(self) -> None:
         """End the worker now: before a reset, and when the daemon stops."""
@@ -136,20 +141,20 @@ class NvmlClient:
     # -- one request ---------------------------------------------------------------------
 
     async def _snapshot(self, index: int) -> Gpu:
-        answer = await self._request(Op.SNAPSHOT, self._limits.snapshot_s, index)
-        assert isinstance(answer, Gpu)
-        self._seen[index] = answer
-        return answer
+        gpu = await self._request(Gpu, Op.SNAPSHOT, self._limits.snapshot_s, index)
+        self._seen[index] = gpu
+        return gpu
 
     async def _request(
         self,
+        kind: type[A],
         op: Op,
         limit_s: float,
         index: int | None = None,
         gpu: Gpu | None = None,
         step: Step | None = None,
-    ) -> Answer:
-        """Ask, wait `limit_s` seconds at the most, and turn what went wrong into its error."""
+    ) -> A:
+        """Ask for an answer of that kind, wait `limit_s` seconds at the most, or raise why not."""
         if index in self._hung:
             raise Hung(self._hung[index])
         doing = f"{sentence(step, gpu)} on {gpu}" if gpu and step else f"{op} GPU {index}"
@@ -166,18 +171,24 @@ class NvmlClient:
             except TimeoutError:
                 raise self._hang(worker, index, limit_s, doing) from None
             except WorkerGone:
-                self._drop(worker)
-                self._spawn(self._bury(worker, None))
-                raise Nvml(
-                    f"the NVML worker (pid {worker.pid}) ended during: {doing}; "
-                    "what the driver made of it is read back",
-                    call="",
-                    code=-1,
-                    name="WORKER_GONE",
-                ) from None
-        if isinstance(answer, Failure):
-            raise _error(answer, doing)
-        return answer
+                raise self._loss(worker, doing) from None
+            if isinstance(answer, Failure):
+                raise _error(answer, doing)
+            if not isinstance(answer, kind):
+                worker.kill()
+                raise self._loss(worker, doing)
+            return answer
+
+    def _loss(self, worker: WorkerProcess, doing: str) -> Nvml:
+        self._drop(worker)
+        self._spawn(self._bury(worker, None))
+        return Nvml(
+            f"the NVML worker (pid {worker.pid}) ended during: {doing}; "
+            "what the driver made of it is read back",
+            call="",
+            code=-1,
+            name="WORKER_GONE",
+        )
 
     def _hang(self, worker: WorkerProcess, index: int | None, limit_s: float, doing: str) -> Hung:
         what = "NVML" if index is None else f"GPU {index}"

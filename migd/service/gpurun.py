@@ -157,7 +157,8 @@ def _check_mode(gpu: Gpu, wanted: Mode, performed: Performed) -> None:
     if performed.activation in (_RESET_REQUIRED, _NOT_SUPPORTED):
         raise ResetRequired(
             f"{gpu}: the MIG mode switches to {wanted} only with a reset that this host does not "
-            "allow (a virtual machine, perhaps): set it, and reboot the machine"
+            f"allow (a virtual machine, perhaps): set it with `nvidia-smi -i {gpu.index} -mig "
+            f"{int(wanted is Mode.ENABLED)}`, reboot the machine, and apply again"
         )
     raise Nvml(
         f"{gpu}: nvmlDeviceSetMigMode returned SUCCESS, but the mode is {performed.mode}, "

@@ -87,8 +87,8 @@ class Jobs:
             await self._journal.begin(begun)
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
-            self._audience.job_new(begun.id, begun.type)
             self._launch(job, self._carry_out(job, plan))
+            self._audience.job_new(begun.id, begun.type)
         else:
             self._nothing_to_do(begun)
         return begun.id

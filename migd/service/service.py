@@ -14,7 +14,7 @@ from migd.core.model import Gpu
 from migd.core.plan import Plan, plan
 from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
-from migd.errors import ConfigRefused, Hung, NoDriver, Overruled, StateUnwritable
+from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
 from migd.nvml.client import NvmlClient
 from migd.service.configuration import Configuration
 from migd.service.jobs import Audience, Jobs, now
@@ -101,9 +101,10 @@ class Service:
         view = await self.look()
         choice = Choice(request.config, request.text, request.mode_only, uid, now())
         targets = self._configuration.targets(choice, view.gpus, request.gpus)
-        for uuid, why in view.hung.items():
-            if uuid in targets:
-                raise Hung(why)
+        view.refuse_troubled(targets)
+        if view.unseen and not request.gpus:
+            # It may be one that is meant: saying that all is done without it would be a lie.
+            raise view.unseen[0]
         settled = {u: s.settled for u, s in self._store.gpus.items() if s.settled}
         made = plan(view.gpus, targets, settled)
         refuse_if_changed(made, request)

@@ -1,14 +1,14 @@
 """The node as last seen, with names for the processes on it, and whether it is what is wanted."""
 
 import asyncio
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 from migd.core.job import Choice
 from migd.core.model import Gpu, Process, Target
 from migd.core.plan import plan_gpu
-from migd.errors import MigdError
+from migd.errors import Hung, MigdError, Nvml
 from migd.host.processes import Holder, describe
 from migd.nvml.client import Observation
 from migd.service.configuration import Configuration
@@ -25,17 +25,28 @@ class Match(StrEnum):
 class View:
     """What readers are shown.
 
-    hung: by UUID, why; holders: by pid
+    troubled, unseen: as in nvml.client.Observation; holders: by pid
     """
 
     driver: str = ""
     gpus: tuple[Gpu, ...] = ()
-    hung: Mapping[str, str] = field(default_factory=dict)
+    troubled: Mapping[str, Hung | Nvml] = field(default_factory=dict)
+    unseen: tuple[Hung | Nvml, ...] = ()
     holders: Mapping[int, Holder] = field(default_factory=dict)
 
     def with_gpu(self, gpu: Gpu) -> "View":
         """The view once one GPU has been seen again."""
-        return replace(self, gpus=tuple(gpu if g.uuid == gpu.uuid else g for g in self.gpus))
+        return replace(
+            self,
+            gpus=tuple(gpu if g.uuid == gpu.uuid else g for g in self.gpus),
+            troubled={u: why for u, why in self.troubled.items() if u != gpu.uuid},
+        )
+
+    def refuse_troubled(self, uuids: Collection[str]) -> None:
+        """Raise why one of these GPUs cannot be looked at, if so."""
+        for uuid, why in self.troubled.items():
+            if uuid in uuids:
+                raise why
 
     def holder(self, process: Process) -> Holder:
         return self.holders.get(process.pid) or Holder(process.pid, "not looked up yet", "", "")
@@ -54,14 +65,20 @@ async def seen(observation: Observation) -> View:
     """A view of what was observed."""
     pids = {p.pid for g in observation.gpus for p in g.processes}
     holders = await asyncio.to_thread(describe, pids) if pids else {}
-    return View(observation.driver, observation.gpus, observation.hung, holders)
+    return View(
+        observation.driver,
+        observation.gpus,
+        observation.troubled,
+        observation.unseen,
+        holders,
+    )
 
 
 def match(view: View, wanted: Mapping[str, Choice], configuration: Configuration) -> Match:
     """Whether every GPU with something wanted has it, as far as can be judged."""
     if not wanted:
         return Match.NONE
-    there = {g.uuid: g for g in view.gpus if g.uuid not in view.hung}
+    there = {g.uuid: g for g in view.gpus if g.uuid not in view.troubled}
     if not wanted.keys() <= there.keys():
         return Match.UNKNOWN
     targets: dict[Choice, dict[str, Target]] = {}

@@ -30,7 +30,8 @@ def _execute(command: list[str], variables: dict[str, str]) -> None:
 def _new(options: argparse.Namespace) -> None:
     from migd.simulator.node import Node
 
-    Node.create(options.node, [tuple(pair) for pair in options.gpus], seed=options.seed)
+    pairs = [tuple(pair) for pair in options.gpus]
+    Node.create(options.node, pairs, seed=options.seed, driver=options.driver)
 
 
 def _run(options: argparse.Namespace) -> None:
@@ -196,6 +197,7 @@ def _parser() -> argparse.ArgumentParser:
     new.add_argument("--gpu", metavar="BOARD", dest="gpus", action=_Gpu, required=True)
     new.add_argument("--count", metavar="N", dest="gpus", type=int, action=_Gpu)
     new.add_argument("--seed", metavar="N", type=int, help="the same UUIDs each time")
+    new.add_argument("--driver", metavar="VERSION", help="580.105.08 where none is named")
 
     run = verb("run", "run an NVML program on the node")
     run.add_argument("--no-view", action="store_true", help="leave /proc, /sys as they are")

@@ -29,7 +29,7 @@ _FLAGS = (
 )
 
 
-def _compiler() -> str:
+def compiler() -> str:
     for name in (os.environ.get("CC", ""), "cc", "gcc", "clang"):
         found = shutil.which(name) if name else None
         if found is not None:
@@ -56,6 +56,11 @@ def _fingerprint(compiler: str, driver: str) -> str:
     return digest.hexdigest()[:32]
 
 
+def check_version(driver: str) -> None:
+    if not driver.replace(".", "").isdigit():
+        raise SimulatorError(f"{driver!r} is not a driver version such as {DRIVER_VERSION}")
+
+
 def build(driver: str = DRIVER_VERSION) -> Path:
     """The path of a library that says it is of this driver version.
 
@@ -65,10 +70,9 @@ def build(driver: str = DRIVER_VERSION) -> Path:
         SimulatorError: there is no compiler, or it refuses the sources.
 
     """
-    if not driver.replace(".", "").isdigit():
-        raise SimulatorError(f"{driver!r} is not a driver version such as {DRIVER_VERSION}")
-    compiler = _compiler()
-    folder = _cache() / _fingerprint(compiler, driver)
+    check_version(driver)
+    chosen = compiler()
+    folder = _cache() / _fingerprint(chosen, driver)
     library = folder / LIBRARY
     if library.exists():
         return library
@@ -76,11 +80,11 @@ def build(driver: str = DRIVER_VERSION) -> Path:
     handle, temporary = tempfile.mkstemp(dir=folder)
     os.close(handle)
     sources = [str(source) for source in sorted(_SOURCES.glob("*.c"))]
-    command = [compiler, *_FLAGS, f'-DDRIVER_VERSION="{driver}"', *sources, "-o", temporary]
+    command = [chosen, *_FLAGS, f'-DDRIVER_VERSION="{driver}"', *sources, "-o", temporary]
     try:
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode != 0:
-            raise SimulatorError(f"{compiler} refuses the simulated library:\n{done.stderr}")
+            raise SimulatorError(f"{chosen} refuses the simulated library:\n{done.stderr}")
         Path(temporary).chmod(0o755)
         Path(temporary).replace(library)
     finally:

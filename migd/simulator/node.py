@@ -135,6 +135,21 @@ def load_library(path: Path) -> ctypes.CDLL:
     return library
 
 
+def _check_driver(driver: str, boards_of_node: Sequence[str]) -> None:
+    """A driver that is older than a board does not know it: NVIDIA MIG User Guide's table."""
+    from migd.simulator import boards, build
+
+    build.check_version(driver)
+
+    def parts(version: str) -> list[int]:
+        return [int(part) for part in version.split(".") if part.isdigit()]
+
+    for key in boards_of_node:
+        least = boards.min_driver(key)
+        if least is not None and parts(driver) < parts(least):
+            raise SimulatorError(f"{key} needs driver {least} or later, not {driver}")
+
+
 class Node:
     """An existing node. Every method raises SimulatorError with a sentence when it is refused."""
 
@@ -149,15 +164,22 @@ class Node:
 
     @classmethod
     def create(
-        cls, path: str | Path, wanted: Sequence[tuple[str, int]], *, seed: int | None = None
+        cls,
+        path: str | Path,
+        wanted: Sequence[tuple[str, int]],
+        *,
+        seed: int | None = None,
+        driver: str | None = None,
     ) -> "Node":
-        from migd.simulator import boards, build, view
+        from migd.simulator import build, description, view
 
         path = Path(path)
         if (path / "state").exists():
             raise SimulatorError(f"{path} is already a simulated node")
-        description = boards.describe(wanted, seed)
-        library = build.build()
+        text = description.describe(wanted, seed)
+        version = build.DRIVER_VERSION if driver is None else driver
+        _check_driver(version, [key for key, _ in wanted])
+        library = build.build(version)
         (path / "lib").mkdir(parents=True, exist_ok=True)
         build.install(library, path / LIBRARY)
         log = path / "calls.log"
@@ -165,7 +187,7 @@ class Node:
         log.chmod(0o666)
         temporary = path / f".state.{os.getpid()}"
         temporary.unlink(missing_ok=True)
-        code = load_library(path / LIBRARY).sim_create(os.fsencode(temporary), description.encode())
+        code = load_library(path / LIBRARY).sim_create(os.fsencode(temporary), text.encode())
         if code != 0:
             temporary.unlink(missing_ok=True)
             raise SimulatorError(_REFUSALS[code].format(node=path))
@@ -302,6 +324,7 @@ class Node:
         """Replaces the library only, as a package does; the loaded module stays what it is."""
         from migd.simulator import build
 
+        _check_driver(driver, [row["board"] for row in self.show()["boards"]])
         build.install(build.build(driver), self.path / LIBRARY)
 
     def hold(self, gpu: int, gi: int | None = None, *, hidden: bool = False) -> int:

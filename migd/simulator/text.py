@@ -42,9 +42,10 @@ def describe(shown: dict[str, Any]) -> str:
     for gpu in shown["gpus"]:
         lines += _gpu(gpu)
     for board in shown["boards"]:
-        if board["left_out"]:
-            lines.append(f"left out of {board['board']}, not known: {board['left_out']}")
+        for what, kind in (("filled", "filled by rule"), ("left_out", "left out, not known")):
+            lines += [f"{board['board']}, {kind}: {entry}" for entry in board[what]]
     if shown["calls"]:
         lines.append("calls:")
         lines += [f"  {count:8} {name}" for name, count in sorted(shown["calls"].items())]
+    lines.append(f"modelled: {shown['modelled']['total_ms']:.3f} ms, one call after the other")
     return "\n".join(lines)

@@ -53,11 +53,40 @@ def _information(gpu: dict[str, Any]) -> str:
     )
 
 
+# Minor numbers of capabilities: open-gpu-kernel-modules nv-caps.c. The table is the same on every
+# machine. What follows the instances (capabilities/gpuN/mig/giI) and the nodes in
+# /dev/nvidia-caps is not shown: files without the driver's device behind them would be a lie.
+_GPUS, _GI_IDS, _CI_IDS = 32, 15, 8
+_CAPABILITIES = {"config": (1, 0o400), "monitor": (2, 0o444)}
+
+
+def _mig_minors() -> Iterator[str]:
+    for name, (minor, _) in _CAPABILITIES.items():
+        yield f"{name} {minor}\n"
+    for gpu in range(_GPUS):
+        for gi in range(_GI_IDS):
+            minor = 3 + 135 * gpu + 9 * gi
+            yield f"gpu{gpu}/gi{gi}/access {minor}\n"
+            for ci in range(_CI_IDS):
+                yield f"gpu{gpu}/gi{gi}/ci{ci}/access {minor + 1 + ci}\n"
+
+
+def _capability_files() -> Iterator[tuple[str, str]]:
+    for name, (minor, mode) in _CAPABILITIES.items():
+        text = f"DeviceFileMinor: {minor}\nDeviceFileMode: {mode}\nDeviceFileModify: 1\n"
+        yield f"nvidia/capabilities/mig/{name}", text
+    yield "nvidia-caps/mig-minors", "".join(_mig_minors())
+
+
 def _driver_files(shown: dict[str, Any]) -> Iterator[tuple[str, str]]:
     version = shown["driver"]["version"]
-    yield "version", f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (simulated)\n"
+    yield (
+        "nvidia/version",
+        f"NVRM version: NVIDIA UNIX x86_64 Kernel Module  {version}  (simulated)\n",
+    )
     for gpu in shown["gpus"]:
-        yield f"gpus/{_address(gpu)}/information", _information(gpu)
+        yield f"nvidia/gpus/{_address(gpu)}/information", _information(gpu)
+    yield from _capability_files()
 
 
 def _modules(shown: dict[str, Any]) -> str:
@@ -99,18 +128,16 @@ def refresh(node: Path, shown: dict[str, Any]) -> None:
     folder = node / "view"
     try:
         _write(folder / "modules", _modules(shown))
-        nvidia = folder / "driver" / "nvidia"
+        driver = folder / "driver"
         files = dict(_driver_files(shown)) if shown["driver"]["loaded"] else {}
-        for old in sorted(nvidia.glob("**/*"), reverse=True):
-            name = str(old.relative_to(nvidia))
+        for old in sorted(driver.glob("**/*"), reverse=True):
+            name = str(old.relative_to(driver))
             if old.is_file() and name not in files:
                 old.unlink()
             elif old.is_dir() and not any(old.iterdir()):
                 old.rmdir()
         for name, text in files.items():
-            _write(nvidia / name, text)
-        if not files and nvidia.is_dir():
-            nvidia.rmdir()
+            _write(driver / name, text)
     except PermissionError:
         return
 

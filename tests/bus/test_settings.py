@@ -228,6 +228,15 @@ def test_what_is_refused_is_said_once_and_until_files_change(two: World) -> None
     assert set(layouts(two.node).values()) == {DISABLED}
 
 
+def test_what_was_refused_is_forgotten_once_the_node_matches(two: World) -> None:
+    two.put("all-balanced")
+    with two.node.hold(0):
+        put(two, "config: all-disabled\nconfig-authority: file\non-config-change: apply\n")
+        becomes(two, "ConfigErrors", bool)
+    two.put("all-disabled")
+    assert two.daemon.property("ConfigErrors") == []
+
+
 def test_nothing_is_applied_at_the_start(tmp_path: Path) -> None:
     node = Node.new(tmp_path / "node", (H100, 2))
     with PrivateBus() as bus:
@@ -320,6 +329,12 @@ def test_a_folder_that_comes_late_and_is_replaced(tmp_path: Path) -> None:
             is_wanted(made, "all-balanced", "all-balanced")
             (new / names.SETTINGS_FILE).write_text("config: all-disabled\n")
             is_wanted(made, "all-disabled", "all-disabled")
+            (tmp_path / "mine").write_text("config: all-1g.10gb\n")
+            (new / names.SETTINGS_FILE).unlink()
+            (new / names.SETTINGS_FILE).symlink_to(tmp_path / "mine")
+            is_wanted(made, "all-1g.10gb", "all-1g.10gb")
+            (tmp_path / "mine").write_text("config: all-balanced\n")
+            is_wanted(made, "all-balanced", "all-balanced")
 
 
 # -- limits ----------------------------------------------------------------------------------

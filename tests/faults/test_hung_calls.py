@@ -51,7 +51,7 @@ async def works_again(client: NvmlClient, gpu: Gpu) -> None:
     async with asyncio.timeout(10):
         while await refuses(client, gpu):
             await asyncio.sleep(0.01)
-    assert not (await client.observe()).hung
+    assert not (await client.observe()).troubled
 
 
 def calls_of(node: Node, gpu: int) -> int:
@@ -100,7 +100,7 @@ def test_a_worker_that_cannot_be_killed(
         for _ in range(3):
             # The others go on, in one more worker; the one that hangs is asked nothing.
             observed = await client.observe()
-            assert set(observed.hung) == {gpus[1].uuid}
+            assert set(observed.troubled) == {gpus[1].uuid}
             assert [gpu.uuid for gpu in observed.gpus] == [gpu.uuid for gpu in gpus]
             with pytest.raises(Hung):
                 await client.perform(gpus[1], SLICE)

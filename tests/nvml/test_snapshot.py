@@ -70,7 +70,7 @@ def test_a_mixed_node(make_node: MakeNode, lock: Path) -> None:
     node.python(FILL, "9,5,14,19,19", "2,1,0,0")
     seen = look(lock)
     assert seen.driver == node.show()["driver"]["version"]
-    assert seen.hung == {}
+    assert not seen.troubled
     for gpu, truth in zip(seen.gpus, node.gpus(), strict=True):
         is_true(gpu, truth)
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What the library answers is what boards.yaml says."""
+"""What the library answers is what boards.yaml says, and what the rule for gaps fills in."""
 
 import ctypes
 from pathlib import Path
@@ -29,6 +29,7 @@ CATALOGUE = yaml.load(
 )
 MODELS = {model["key"]: model for model in CATALOGUE["models"]}
 ENGINES = ("copy_engines", "decoders", "encoders", "jpeg", "ofa")
+TOTAL = "nvml_total_memory_mib"
 COUNTS = ("copyEngineCount", "decoderCount", "encoderCount", "jpegCount", "ofaCount")
 
 
@@ -46,7 +47,8 @@ def test_identity(key: str, make_node: MakeNode, nvml: Any) -> None:
     device = gpu()
     assert api.nvmlDeviceGetCount() == 1
     assert api.nvmlDeviceGetName(device) == model["nvml_names"][0]
-    assert api.nvmlDeviceGetMemoryInfo(device).total == model["nvml_total_memory_mib"] << 20
+    total = api.nvmlDeviceGetMemoryInfo(device).total >> 20
+    assert total == (model["nvml_total_memory_mib"] or boards.board(key).model[TOTAL])
     assert api.nvmlDeviceGetMemoryInfo(device, version=api.nvmlMemory_v2).total > 0
     version = ".".join(map(str, api.nvmlDeviceGetCudaComputeCapability(device)))
     assert version == model["compute_capability"]
@@ -67,7 +69,8 @@ def test_identity(key: str, make_node: MakeNode, nvml: Any) -> None:
 def test_gpu_instance_profiles(key: str, make_node: MakeNode, nvml: Any) -> None:
     api = nvml(make_node((key, 1)))
     device = gpu()
-    rows = {row["enum_value"]: row for row in MODELS[key]["gpu_instance_profiles"]}
+    rows = {row["enum_value"]: row for row in boards.board(key).profiles}
+    assert set(rows) == {row["enum_value"] for row in MODELS[key]["gpu_instance_profiles"]}
     for enumerator in range(api.NVML_GPU_INSTANCE_PROFILE_COUNT):
         row = rows.get(enumerator)
         if row is None:
@@ -170,6 +173,8 @@ def test_struct_versions(h100: Any, nvml: Any) -> None:
     assert ask(instance, 0, 0, words) == ARGUMENT_VERSION_MISMATCH
 
 
-def test_boards_that_are_not_offered_are_refused() -> None:
-    with pytest.raises(SimulatorError, match="h100-80gb-sxm5, a100-40gb, a30-24gb"):
+def test_boards_that_are_not_offered_are_refused_with_the_reason() -> None:
+    with pytest.raises(SimulatorError, match="is not offered; there are a30-24gb, a100-40gb, "):
+        boards.board("gtx-1080")
+    with pytest.raises(SimulatorError, match="nothing is known of its profiles but names; there"):
         boards.board("thor-igpu")

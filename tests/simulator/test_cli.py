@@ -43,7 +43,7 @@ def test_mixed_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["show", str(node)]) == 0
     text = capsys.readouterr().out
     assert "2: NVIDIA A30 00000000:52:00.0" in text
-    assert "left out of h100-80gb-sxm5, not known: compute profile 1g.20gb id 0" in text
+    assert "h100-80gb-sxm5, left out, not known: compute profile 1g.20gb id 0 in 1g.20gb\n" in text
 
 
 def test_show_of_a_node_with_everything(
@@ -78,7 +78,7 @@ def test_show_of_a_node_with_everything(
     ("words", "sentence"),
     [
         ("new {node} --gpu h100-80gb-sxm5", "is already a simulated node"),
-        ("new {other} --gpu gtx-1080", "'gtx-1080' is not offered; there are h100-80gb-sxm5"),
+        ("new {other} --gpu gtx-1080", "'gtx-1080' is not offered; there are a30-24gb"),
         ("new {other} --gpu a30-24gb --count 0", "a node has 1 to 32 GPUs"),
         ("show {other}", "is not a simulated node"),
         ("run {other} -- true", "is not a simulated node"),

@@ -65,6 +65,7 @@ def test_observed_sequences(row: dict[str, Any], flipped: bool, h100: Node, nvml
         ("h100-80gb-sxm5", "gi-ids-by-placement", "normal"),
         ("a100-40gb", "gi-ids-by-placement-flipped", "flipped"),
         ("a30-24gb", "gi-ids-by-placement", "a30"),
+        ("rtx-pro-6000-blackwell-96gb", "gi-ids-by-placement", "rtx-pro-6000"),
     ],
 )
 def test_maps_of_ids(board: str, switch: str, name: str, make_node: MakeNode, nvml: Any) -> None:
@@ -174,7 +175,7 @@ def test_compute_instances_share_slices_and_sm(h100: Node, nvml: Any) -> None:
         api.nvmlGpuInstanceCreateComputeInstance(instance, 2)
 
 
-@pytest.mark.parametrize("board", ["h100-80gb-sxm5", "a100-40gb", "a30-24gb"])
+@pytest.mark.parametrize("board", boards.OFFERED)
 def test_capacity_is_what_can_be_made(board: str, make_node: MakeNode, nvml: Any) -> None:
     """After any history, each profile can be made as often as its remaining capacity says."""
     random = Random(board)

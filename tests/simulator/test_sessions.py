@@ -6,12 +6,9 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
-from functools import partial
-from random import Random
+from contextlib import contextmanager
 from typing import Any
 
-import pynvml
 import pytest
 
 from migd.simulator.errors import SimulatorError
@@ -21,7 +18,6 @@ from tests.simulator.nvml_help import (
     LIB_RM_VERSION_MISMATCH,
     create,
     enabled,
-    gpu,
     instances,
     refused,
 )
@@ -34,37 +30,6 @@ print("open", flush=True)
 for line in sys.stdin:
     exec(line)
     print("done", flush=True)
-"""
-
-# Makes and destroys whatever fits, for ever, and does not mind being refused.
-BUSY = """
-import random, sys
-from pynvml import *
-nvmlInit()
-print("open", flush=True)
-random = random.Random(int(sys.argv[1]))
-def attempt(call, *arguments):
-    try:
-        return call(*arguments)
-    except NVMLError as error:
-        assert error.value in (2, 3, 6, 19, 23), error
-def clear(device):
-    for id in range(15):
-        gi = attempt(nvmlDeviceGetGpuInstanceById, device, id)
-        for ci in range(8) if gi else ():
-            inner = attempt(nvmlGpuInstanceGetComputeInstanceById, gi, ci)
-            if inner and random.random() < 0.8:
-                attempt(nvmlComputeInstanceDestroy, inner)
-        if gi:
-            attempt(nvmlGpuInstanceDestroy, gi)
-while True:
-    device = nvmlDeviceGetHandleByIndex(random.randrange(2))
-    attempt(nvmlDeviceSetMigMode, device, random.randrange(2))
-    for _ in range(6):
-        gi = attempt(nvmlDeviceCreateGpuInstance, device, random.choice((19, 15, 14, 9)))
-        if gi:
-            attempt(nvmlGpuInstanceCreateComputeInstance, gi, random.choice((0, 1, 2, 7)))
-    clear(device)
 """
 
 
@@ -224,53 +189,3 @@ def test_the_state_can_be_named(make_node: MakeNode) -> None:
         check=True,
     )
     assert done.stdout == "3\n"
-
-
-def sound(node: Node) -> None:
-    """No overlap, no instance in a GPU without MIG, no id twice: what every state must be."""
-    for row in node.gpus():
-        taken: list[int] = []
-        for instance in row["instances"]:
-            place = instance["placement"]
-            taken += range(place["start"], place["start"] + place["size"])
-            inner = [
-                number
-                for one in instance["compute_instances"]
-                for number in range(
-                    one["placement"]["start"], one["placement"]["start"] + one["placement"]["size"]
-                )
-            ]
-            assert len(inner) == len(set(inner))
-        assert len(taken) == len(set(taken))
-        assert not taken or row["mode"]["current"] == "enabled"
-
-
-def made_calls(node: Node, number: int) -> bool:
-    return sum(node.calls().values()) > number
-
-
-def test_kills_in_the_middle_of_calls_leave_a_sound_state(h100: Node, nvml: Any) -> None:
-    random = Random(1)
-    with ExitStack() as stack:
-        started = iter(range(1000))
-        busy = [stack.enter_context(python(h100, BUSY, str(next(started)))) for _ in range(3)]
-        for _ in range(12):
-            before = sum(h100.calls().values())
-            wait_for(partial(made_calls, h100, before + 150))
-            victim = busy.pop(random.randrange(len(busy)))
-            victim.send_signal(signal.SIGKILL)
-            victim.wait()
-            sound(h100)
-            if random.random() < 0.3:
-                h100.reboot()
-                busy = []
-                sound(h100)
-            while len(busy) < 3:
-                busy.append(stack.enter_context(python(h100, BUSY, str(next(started)))))
-        for process in busy:
-            assert process.poll() is None
-    api = nvml(h100)
-    assert h100.show()["sessions"] == [os.getpid()]
-    device = gpu()
-    assert api.nvmlDeviceGetMigMode(device)[0] in (0, 1)
-    assert pynvml.nvmlDeviceGetCount() == 2

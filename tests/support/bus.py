@@ -184,8 +184,11 @@ def descriptors() -> set[tuple[str, str]]:
 
 
 def children() -> set[str]:
-    tasks = Path("/proc/self/task").iterdir()
-    return {pid for task in tasks for pid in (task / "children").read_text().split()}
+    found = set()
+    for task in Path("/proc/self/task").iterdir():
+        with suppress(FileNotFoundError):  # a thread that has ended
+            found.update((task / "children").read_text().split())
+    return found
 
 
 @pytest.fixture

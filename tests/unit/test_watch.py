@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from migd.host.inotify import Inotify
 from migd.host.watch import Watch, folders
 from tests.support.bus import nothing_left, run
 
@@ -298,6 +299,51 @@ def test_a_link_to_nothing_and_a_link_to_itself(tmp_path: Path) -> None:
             await told.next()
             (tmp_path / "loop").unlink()
             await told.next()
+
+    run(main())
+
+
+def test_a_folder_that_comes_while_it_is_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "x" / "a"
+    add = Inotify.add
+
+    def late(self: Inotify, folder: str, mask: int) -> int:
+        if folder == str(tmp_path):
+            path.parent.mkdir(exist_ok=True)
+        return add(self, folder, mask)
+
+    monkeypatch.setattr(Inotify, "add", late)
+
+    async def main() -> None:
+        async with watching(path) as (told, _):
+            path.write_text("a")
+            await told.next()
+
+    run(main())
+
+
+def watches() -> int:
+    """How many the kernel keeps for this process."""
+    return sum(
+        entry.read_text().count("inotify wd:") for entry in Path("/proc/self/fdinfo").iterdir()
+    )
+
+
+def test_no_watch_is_left_behind(tmp_path: Path) -> None:
+    folder = tmp_path / "conf"
+    folder.mkdir()
+
+    async def main() -> None:
+        async with watching(folder / "a") as (told, watch):
+            before = watches()
+            for n in range(5):
+                folder.rename(tmp_path / f"old{n}")
+                folder.mkdir()
+                await told.next()
+                await quiet(watch)
+            assert watches() == before > len(tmp_path.parts)
 
     run(main())
 

@@ -143,6 +143,8 @@ static bool prelude(struct call *call, enum call_kind kind, nvmlReturn_t *result
     uint delay = latency_for(state, call->site->name, call->gpu);
     if (needs_handle_latency(call->site) && first_handle())
         delay += latency_for(state, "first-handle", NO_GPU);
+    if (call->site->counter > 0)
+        state->counters[call->site->counter - 1].modelled_us += delay;
     bool known_gpu = call->gpu >= 0 && (uint)call->gpu < state->gpu_count;
     if (kind != CALL_IDENTITY || delay > 0 || fault.action == FAULT_HANG) {
         if (state->lock_node)

@@ -49,6 +49,10 @@ bool call_fault(struct node *node, struct site *site, struct call *call, nvmlRet
         if (!(condition))                                                       \
             DONE(result);                                                       \
     } while (0)
+#define GPU_OR_MIG (KIND(HANDLE_GPU) | KIND(HANDLE_MIG))
+#define DEVICE(kinds)   \
+    struct subject it;  \
+    NEED(handle_resolve(call.state, device, (kinds), &it), NVML_ERROR_INVALID_ARGUMENT)
 #define NO_GPU (-1)
 #define GPU_OF(pointer) ((int)handle_read(pointer).gpu | -(handle_read(pointer).kind == HANDLE_NONE))
 
@@ -59,3 +63,4 @@ bool first_handle(void);
 int own_session(void);
 uint64_t now_ns(void);
 const char *result_name(nvmlReturn_t result);
+nvmlReturn_t put_text(char *to, uint length, const char *text);

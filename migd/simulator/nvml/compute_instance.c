@@ -113,6 +113,7 @@ static void ci_make(struct call *call, struct subject *it, uint id, uint compute
     ci->size = place.size;
     ci->mig_index = free_mig_index(it->gpu);
     ci->lingering = 0;
+    event_raise(call->state, it->gpu);
     ci->owner = it->gi->serial;
 }
 
@@ -166,6 +167,8 @@ EXPORT nvmlReturn_t nvmlComputeInstanceDestroy(nvmlComputeInstance_t instance) {
     NEED(it.handle.ci != 0 || !is_held(call.node, (int)it.handle.gpu, (int)it.handle.gi),
          NVML_ERROR_IN_USE);
     NEED(!call.no_effect, NVML_SUCCESS);
+    event_raise(call.state, it.gpu);
+    it.gi->busy = it.gpu->surprises[GI_BUSY_AFTER_CI_DESTROY];
     uint listings = it.gpu->surprises[DESTROYED_STAY_VISIBLE];
     if (listings == 0)
         it.ci->owner = 0;

@@ -196,9 +196,11 @@ static const char *const surprise_names[SURPRISES] = {
     [DESTROYED_STAY_VISIBLE] = "destroyed-stay-visible",
     [MINOR_CHANGES_AFTER_RESET] = "minor-changes-after-reset",
     [PENDING_STICKS] = "pending-sticks",
+    [PENDING_SURVIVES_REBOOT] = "pending-survives-reboot",
     [PASSTHROUGH] = "passthrough",
     [PASSTHROUGH_ASKS_RESET] = "passthrough-asks-reset",
     [STALE_MIG_HANDLES] = "stale-mig-handles",
+    [GI_BUSY_AFTER_CI_DESTROY] = "gi-busy-after-ci-destroy",
     [SYS_ADMIN_NEEDED] = "sys-admin-needed",
 };
 

@@ -27,18 +27,19 @@ static bool take_board(struct state *state, char **field) {
     take_text(board->key, sizeof board->key, field[1]);
     take_text(board->name, sizeof board->name, field[2]);
     take_text(board->left_out, sizeof board->left_out, field[3]);
-    board->architecture = number(field[4]);
-    board->capability_major = number(field[5]);
-    board->capability_minor = number(field[6]);
-    board->chip_id = number(field[7]);
-    board->pci_device_id = number(field[8]);
-    board->pci_subsystem_id = number(field[9]);
-    board->memory_slices = number(field[10]);
-    board->compute_slices = number(field[11]);
-    board->max_gpu_instances = number(field[12]);
-    board->mode_needs_reset = number(field[13]);
-    board->mode_survives_reboot = number(field[14]);
-    board->memory_mib = strtoull(field[15], NULL, 0);
+    take_text(board->filled, sizeof board->filled, field[4]);
+    board->architecture = number(field[5]);
+    board->capability_major = number(field[6]);
+    board->capability_minor = number(field[7]);
+    board->chip_id = number(field[8]);
+    board->pci_device_id = number(field[9]);
+    board->pci_subsystem_id = number(field[10]);
+    board->memory_slices = number(field[11]);
+    board->compute_slices = number(field[12]);
+    board->max_gpu_instances = number(field[13]);
+    board->mode_needs_reset = number(field[14]);
+    board->mode_survives_reboot = number(field[15]);
+    board->memory_mib = strtoull(field[16], NULL, 0);
     return true;
 }
 
@@ -111,7 +112,7 @@ static const struct record {
     const char *name;
     int fields;
     bool (*take)(struct state *, char **);
-} records[] = {{"board", 16, take_board},
+} records[] = {{"board", 17, take_board},
                {"profile", 16, take_profile},
                {"compute", 7, take_compute},
                {"gpu", 5, take_gpu}};

@@ -1,25 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 // Finding GPUs and what identifies them; the same for MIG device handles where NVML allows it.
 #include <stdio.h>
-#include <stdlib.h>
 #include <string.h>
 #include <strings.h>
 
 #include "call.h"
-#include "holders.h"
 #include "uuid.h"
-
-#define GPU_OR_MIG (KIND(HANDLE_GPU) | KIND(HANDLE_MIG))
-#define MIB (1024ULL * 1024ULL)
-
-static nvmlReturn_t put_text(char *to, uint length, const char *text) {
-    if (to == NULL)
-        return NVML_ERROR_INVALID_ARGUMENT;
-    if (strlen(text) >= length)
-        return NVML_ERROR_INSUFFICIENT_SIZE;
-    strcpy(to, text);
-    return NVML_SUCCESS;
-}
 
 static nvmlDevice_t gpu_handle(uint index) { return handle_make(HANDLE_GPU, index, 0, 0, 0); }
 
@@ -102,10 +88,17 @@ EXPORT nvmlReturn_t nvmlDeviceGetHandleByUUIDV(const nvmlUUID_t *uuid, nvmlDevic
     CALL(NO_GPU, CALL_IDENTITY);
     NEED(uuid != NULL && device != NULL, NVML_ERROR_INVALID_ARGUMENT);
     NEED(uuid->version == NVML_UUID_V1, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-    NEED(uuid->type == 1, NVML_ERROR_INVALID_ARGUMENT);
-    char text[sizeof uuid->value.text + 1] = "";
-    memcpy(text, uuid->value.text, sizeof uuid->value.text);
+    NEED(uuid->type == 1 || uuid->type == 2, NVML_ERROR_INVALID_ARGUMENT);
+    char text[sizeof uuid->value.text + 1] = "GPU-";
+    if (uuid->type == 1)
+        memcpy(text, uuid->value.text, sizeof uuid->value.text);
+    else
+        uuid_text(uuid->value.bytes, text + 4);
     nvmlDevice_t found = by_uuid(call.state, text);
+    if (found == NULL && uuid->type == 2) {
+        memcpy(text, "MIG-", 4);
+        found = by_uuid(call.state, text);
+    }
     NEED(found != NULL, NVML_ERROR_NOT_FOUND);
     *device = found;
     DONE(NVML_SUCCESS);
@@ -132,10 +125,6 @@ EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId_v2(const char *address, nvmlDe
 EXPORT nvmlReturn_t nvmlDeviceGetHandleByPciBusId(const char *address, nvmlDevice_t *device) {
     return nvmlDeviceGetHandleByPciBusId_v2(address, device);
 }
-
-#define DEVICE(kinds)                                                   \
-    struct subject it;                                                  \
-    NEED(handle_resolve(call.state, device, (kinds), &it), NVML_ERROR_INVALID_ARGUMENT)
 
 EXPORT nvmlReturn_t nvmlDeviceGetName(nvmlDevice_t device, char *name, uint length) {
     CALL(GPU_OF(device), CALL_IDENTITY);
@@ -218,47 +207,6 @@ EXPORT nvmlReturn_t nvmlDeviceGetPciInfoExt(nvmlDevice_t device, nvmlPciInfoExt_
     DONE(NVML_SUCCESS);
 }
 
-// Used memory is made up: so much a holder, nothing else.
-static nvmlMemory_t memory(struct node *node, const struct subject *it) {
-    uint64_t total = (it->ci == NULL ? it->board->memory_mib : it->profile->memory_mib) * MIB;
-    int gi = it->ci == NULL ? -1 : (int)it->handle.gi;
-    uint64_t used = holders_listed(node, (int)it->handle.gpu, gi, NULL, 0) * HOLDER_MEMORY;
-    return (nvmlMemory_t){.total = total, .used = used, .free = total - used};
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo(nvmlDevice_t device, nvmlMemory_t *info) {
-    CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(GPU_OR_MIG);
-    NEED(info != NULL, NVML_ERROR_INVALID_ARGUMENT);
-    *info = memory(call.node, &it);
-    DONE(NVML_SUCCESS);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetMemoryInfo_v2(nvmlDevice_t device, nvmlMemory_v2_t *info) {
-    CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(GPU_OR_MIG);
-    NEED(info != NULL, NVML_ERROR_INVALID_ARGUMENT);
-    NEED(info->version == NVML_MEMORY_V2, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
-    nvmlMemory_t plain = memory(call.node, &it);
-    *info = (nvmlMemory_v2_t){.version = info->version,
-                              .total = plain.total,
-                              .free = plain.free,
-                              .used = plain.used};
-    DONE(NVML_SUCCESS);
-}
-
-// Made up, in the usual size: the next power of two above the memory. nvitop needs an answer.
-EXPORT nvmlReturn_t nvmlDeviceGetBAR1MemoryInfo(nvmlDevice_t device, nvmlMemory_t *info) {
-    CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(GPU_OR_MIG);
-    NEED(info != NULL, NVML_ERROR_INVALID_ARGUMENT);
-    uint64_t total = 1;
-    while (total < it.board->memory_mib)
-        total *= 2;
-    *info = (nvmlMemory_t){.total = total * MIB, .free = total * MIB, .used = 0};
-    DONE(NVML_SUCCESS);
-}
-
 EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int *major,
                                                        int *minor) {
     CALL(GPU_OF(device), CALL_IDENTITY);
@@ -280,13 +228,53 @@ EXPORT nvmlReturn_t nvmlDeviceGetCudaComputeCapability(nvmlDevice_t device, int 
 
 PROPERTY(nvmlDeviceGetArchitecture, GPU_OR_MIG, CALL_IDENTITY, it.board->architecture)
 PROPERTY(nvmlDeviceGetBrand, GPU_OR_MIG, CALL_IDENTITY, 14)  // NVML_BRAND_NVIDIA
-PROPERTY(nvmlDeviceGetPersistenceMode, KIND(HANDLE_GPU), CALL_DRIVER, 0)
+PROPERTY(nvmlDeviceGetPersistenceMode, KIND(HANDLE_GPU), CALL_DRIVER, it.gpu->persistence)
 PROPERTY(nvmlDeviceGetComputeMode, GPU_OR_MIG, CALL_DRIVER, 0)
 PROPERTY(nvmlDeviceGetPerformanceState, KIND(HANDLE_GPU), CALL_DRIVER, 0)
 PROPERTY(nvmlDeviceGetBoardId, KIND(HANDLE_GPU), CALL_IDENTITY, it.gpu->pci_bus << 8)
+PROPERTY(nvmlDeviceGetBusType, KIND(HANDLE_GPU), CALL_IDENTITY, 2)  // PCI Express
 PROPERTY(nvmlDeviceGetMultiGpuBoard, KIND(HANDLE_GPU), CALL_IDENTITY, 0)
-PROPERTY(nvmlDeviceGetNumGpuCores, KIND(HANDLE_GPU), CALL_IDENTITY,
-         it.board->profiles[it.board->profile_count - 1].sm * 128)
+
+// Not for a GPU in MIG mode: its instances' profiles tell theirs (nvml.h).
+EXPORT nvmlReturn_t nvmlDeviceGetNumGpuCores(nvmlDevice_t device, uint *cores) {
+    CALL(GPU_OF(device), CALL_IDENTITY);
+    DEVICE(KIND(HANDLE_GPU));
+    NEED(cores != NULL, NVML_ERROR_INVALID_ARGUMENT);
+    uint last = it.board->profile_count;
+    NEED(last > 0 && !mode_of(it.gpu->word), NVML_ERROR_NOT_SUPPORTED);
+    *cores = it.board->profiles[last - 1].sm * 128;
+    DONE(NVML_SUCCESS);
+}
+
+EXPORT nvmlReturn_t nvmlDeviceSetPersistenceMode(nvmlDevice_t device, uint mode) {
+    CALL(GPU_OF(device), CALL_CHANGE);
+    DEVICE(KIND(HANDLE_GPU));
+    NEED(mode <= 1, NVML_ERROR_INVALID_ARGUMENT);
+    NEED(privileged(&call), NVML_ERROR_NO_PERMISSION);
+    if (!call.no_effect)
+        it.gpu->persistence = mode;
+    DONE(NVML_SUCCESS);
+}
+
+// The number that a MIG device's UUID is made from.
+EXPORT nvmlReturn_t nvmlDeviceGetPdi(nvmlDevice_t device, nvmlPdi_v1_t *pdi) {
+    CALL(GPU_OF(device), CALL_IDENTITY);
+    DEVICE(KIND(HANDLE_GPU));
+    NEED(pdi != NULL, NVML_ERROR_INVALID_ARGUMENT);
+    NEED(pdi->version == NVML_PDI_V1, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+    pdi->value = it.gpu->pdi;
+    DONE(NVML_SUCCESS);
+}
+
+EXPORT nvmlReturn_t nvmlDeviceOnSameBoard(nvmlDevice_t device, nvmlDevice_t other, int *same) {
+    CALL(GPU_OF(device), CALL_IDENTITY);
+    DEVICE(KIND(HANDLE_GPU));
+    struct subject second;
+    NEED(handle_resolve(call.state, other, KIND(HANDLE_GPU), &second) && same != NULL,
+         NVML_ERROR_INVALID_ARGUMENT);
+    *same = second.gpu == it.gpu;
+    DONE(NVML_SUCCESS);
+}
 
 EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, uint length) {
     CALL(GPU_OF(device), CALL_IDENTITY);
@@ -294,116 +282,4 @@ EXPORT nvmlReturn_t nvmlDeviceGetSerial(nvmlDevice_t device, char *serial, uint 
     char text[32];
     snprintf(text, sizeof text, "%013llu", (unsigned long long)(it.gpu->pdi % 10000000000000ULL));
     DONE(put_text(serial, length, text));
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetAttributes_v2(nvmlDevice_t device,
-                                               nvmlDeviceAttributes_t *attributes) {
-    CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(GPU_OR_MIG);
-    NEED(attributes != NULL, NVML_ERROR_INVALID_ARGUMENT);
-    NEED(it.ci != NULL, NVML_ERROR_NOT_SUPPORTED);
-    *attributes = (nvmlDeviceAttributes_t){
-        .multiprocessorCount = it.compute->sm,
-        .sharedCopyEngineCount = it.profile->copy_engines,
-        .sharedDecoderCount = it.profile->decoders,
-        .sharedEncoderCount = it.profile->encoders,
-        .sharedJpegCount = it.profile->jpeg,
-        .sharedOfaCount = it.profile->ofa,
-        .gpuInstanceSliceCount = it.profile->slices,
-        .computeInstanceSliceCount = it.compute->slices,
-        .memorySizeMB = it.profile->memory_mib,
-    };
-    DONE(NVML_SUCCESS);
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetAttributes(nvmlDevice_t device,
-                                            nvmlDeviceAttributes_t *attributes) {
-    return nvmlDeviceGetAttributes_v2(device, attributes);
-}
-
-enum { FIELD_RESETLESS_MIG = 184, FIELD_MODE_INDEPENDENT_MIG_QUERY = 199 };
-
-static void field(const struct subject *it, nvmlFieldValue_t *value) {
-    value->timestamp = (int64_t)(now_ns() / 1000);
-    value->latencyUsec = 0;
-    value->valueType = 1;
-    value->nvmlReturn = NVML_SUCCESS;
-    value->value.number = 0;
-    if (value->fieldId == FIELD_RESETLESS_MIG)
-        value->value.word = !it->board->mode_needs_reset;
-    else if (value->fieldId == FIELD_MODE_INDEPENDENT_MIG_QUERY)
-        value->value.word = 0;  // the versioned profile queries answer only with MIG on
-    else
-        value->nvmlReturn = NVML_ERROR_NOT_SUPPORTED;
-}
-
-EXPORT nvmlReturn_t nvmlDeviceGetFieldValues(nvmlDevice_t device, int count,
-                                             nvmlFieldValue_t *values) {
-    CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(KIND(HANDLE_GPU));
-    NEED(values != NULL && count > 0, NVML_ERROR_INVALID_ARGUMENT);
-    for (int index = 0; index < count; index++)
-        field(&it, &values[index]);
-    DONE(NVML_SUCCESS);
-}
-
-// What monitoring programs ask for and a simulated card has nothing to say about.
-#define UNSUPPORTED(function)                              \
-    EXPORT nvmlReturn_t function(nvmlDevice_t device) {    \
-        CALL(GPU_OF(device), CALL_DRIVER);                 \
-        DEVICE(GPU_OR_MIG);                                \
-        DONE(NVML_ERROR_NOT_SUPPORTED);                    \
-    }
-
-UNSUPPORTED(nvmlDeviceGetUtilizationRates)
-UNSUPPORTED(nvmlDeviceGetEncoderUtilization)
-UNSUPPORTED(nvmlDeviceGetDecoderUtilization)
-UNSUPPORTED(nvmlDeviceGetTemperature)
-UNSUPPORTED(nvmlDeviceGetTemperatureV)
-UNSUPPORTED(nvmlDeviceGetTemperatureThreshold)
-UNSUPPORTED(nvmlDeviceGetPowerUsage)
-UNSUPPORTED(nvmlDeviceGetPowerState)
-UNSUPPORTED(nvmlDeviceGetPowerManagementLimit)
-UNSUPPORTED(nvmlDeviceGetPowerManagementDefaultLimit)
-UNSUPPORTED(nvmlDeviceGetEnforcedPowerLimit)
-UNSUPPORTED(nvmlDeviceGetTotalEnergyConsumption)
-UNSUPPORTED(nvmlDeviceGetFanSpeed)
-UNSUPPORTED(nvmlDeviceGetFanSpeed_v2)
-UNSUPPORTED(nvmlDeviceGetNumFans)
-UNSUPPORTED(nvmlDeviceGetClockInfo)
-UNSUPPORTED(nvmlDeviceGetMaxClockInfo)
-UNSUPPORTED(nvmlDeviceGetClock)
-UNSUPPORTED(nvmlDeviceGetPcieThroughput)
-UNSUPPORTED(nvmlDeviceGetCurrPcieLinkGeneration)
-UNSUPPORTED(nvmlDeviceGetCurrPcieLinkWidth)
-UNSUPPORTED(nvmlDeviceGetMaxPcieLinkGeneration)
-UNSUPPORTED(nvmlDeviceGetMaxPcieLinkWidth)
-UNSUPPORTED(nvmlDeviceGetDisplayActive)
-UNSUPPORTED(nvmlDeviceGetDisplayMode)
-UNSUPPORTED(nvmlDeviceGetDriverModel)
-UNSUPPORTED(nvmlDeviceGetDriverModel_v2)
-UNSUPPORTED(nvmlDeviceGetEccMode)
-UNSUPPORTED(nvmlDeviceGetTotalEccErrors)
-UNSUPPORTED(nvmlDeviceGetMemoryErrorCounter)
-UNSUPPORTED(nvmlDeviceGetVbiosVersion)
-UNSUPPORTED(nvmlDeviceGetInforomVersion)
-UNSUPPORTED(nvmlDeviceGetInforomImageVersion)
-UNSUPPORTED(nvmlDeviceGetBoardPartNumber)
-UNSUPPORTED(nvmlDeviceGetProcessUtilization)
-UNSUPPORTED(nvmlDeviceGetNvLinkState)
-UNSUPPORTED(nvmlDeviceGetVirtualizationMode)
-UNSUPPORTED(nvmlDeviceGetGpuOperationMode)
-UNSUPPORTED(nvmlDeviceGetCurrentClocksThrottleReasons)
-UNSUPPORTED(nvmlDeviceGetSupportedClocksThrottleReasons)
-UNSUPPORTED(nvmlDeviceGetAccountingMode)
-UNSUPPORTED(nvmlDeviceGetRemappedRows)
-UNSUPPORTED(nvmlDeviceGetRetiredPages)
-UNSUPPORTED(nvmlDeviceGetGpuFabricInfo)
-UNSUPPORTED(nvmlDeviceGetGpuFabricInfoV)
-
-EXPORT nvmlReturn_t nvmlDeviceGetHandleBySerial(const char *serial, nvmlDevice_t *device) {
-    CALL(NO_GPU, CALL_IDENTITY);
-    (void)serial;
-    (void)device;
-    DONE(NVML_ERROR_NOT_SUPPORTED);
 }

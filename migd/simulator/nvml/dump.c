@@ -2,6 +2,7 @@
 // The true state as JSON. All texts in it are the simulator's own and need no escapes.
 #include <stdarg.h>
 #include <stdio.h>
+#include <string.h>
 
 #include "control.h"
 #include "uuid.h"
@@ -21,7 +22,9 @@ __attribute__((format(printf, 2, 3))) static void put(struct out *out, const cha
     out->length += wrote > 0 ? (size_t)wrote : 0;
 }
 
-static const char *mode_name(uint mode) { return mode ? "enabled" : "disabled"; }
+static const char *mode_name(const struct board *board, uint mode) {
+    return board->profile_count == 0 ? "unsupported" : mode ? "enabled" : "disabled";
+}
 
 static void put_slots(struct out *out, struct node *node, uint kind, int gpu, int gi) {
     const char *comma = "";
@@ -85,7 +88,8 @@ static void put_surprises(struct out *out, const struct gpu *gpu) {
         uint value = gpu->surprises[index];
         if (value == 0)
             continue;
-        if (index == DESTROYED_STAY_VISIBLE && value != SURPRISE_ON)
+        bool counts = index == DESTROYED_STAY_VISIBLE || index == GI_BUSY_AFTER_CI_DESTROY;
+        if (counts && value != SURPRISE_ON)
             put(out, "%s\"%s\":%u", comma, sim_surprise_name(index), value);
         else
             put(out, "%s\"%s\":true", comma, sim_surprise_name(index));
@@ -104,8 +108,8 @@ static void put_gpu(struct out *out, struct node *node, uint index) {
         "\"pci_subsystem_id\":\"0x%08X\",\"minor\":%u,"
         "\"mode\":{\"current\":\"%s\",\"pending\":\"%s\"},\"instances\":[",
         index, gpu->uuid, board->name, board->key, gpu->pci_bus, board->pci_device_id,
-        board->pci_subsystem_id, minor_of(word), mode_name(mode_of(word)),
-        mode_name(pending_of(word)));
+        board->pci_subsystem_id, minor_of(word),
+        mode_name(board, mode_of(word)), mode_name(board, pending_of(word)));
     for (uint id = 0; id < MAX_GI; id++)
         if (gi_is_live(gpu, &gpu->gi[id])) {
             put(out, "%s", comma);
@@ -119,16 +123,50 @@ static void put_gpu(struct out *out, struct node *node, uint index) {
     put(out, "}}");
 }
 
+// Texts parted by "; " as a list.
+static void put_list(struct out *out, const char *name, const char *text) {
+    put(out, ",\"%s\":[", name);
+    for (const char *comma = ""; *text != '\0'; comma = ",") {
+        const char *end = strstr(text, "; ");
+        size_t length = end == NULL ? strlen(text) : (size_t)(end - text);
+        put(out, "%s\"%.*s\"", comma, (int)length, text);
+        text += length + (end == NULL ? 0 : 2);
+    }
+    put(out, "]");
+}
+
+static void put_board(struct out *out, const struct board *board, const char *comma) {
+    put(out, "%s{\"board\":\"%s\"", comma, board->key);
+    put_list(out, "filled", board->filled);
+    put_list(out, "left_out", board->left_out);
+    put(out, "}");
+}
+
 static void put_boards(struct out *out, const struct state *state) {
     for (uint index = 0; index < state->board_count; index++)
-        put(out, "%s{\"board\":\"%s\",\"left_out\":\"%s\"}", index ? "," : "",
-            state->boards[index].key, state->boards[index].left_out);
+        put_board(out, &state->boards[index], index ? "," : "");
 }
 
 static void put_calls(struct out *out, const struct state *state) {
     for (uint index = 0; index < state->counter_count; index++)
         put(out, "%s\"%s\":%llu", index ? "," : "", state->counters[index].call,
             (unsigned long long)state->counters[index].count);
+}
+
+// What the calls so far would have taken one after the other: counts times latencies, as modelled.
+static void put_modelled(struct out *out, const struct state *state) {
+    const char *comma = "";
+    uint64_t total = 0;
+    put(out, ",\"modelled\":{\"calls\":{");
+    for (uint index = 0; index < state->counter_count; index++) {
+        uint64_t spent = state->counters[index].modelled_us;
+        if (spent == 0)
+            continue;
+        total += spent;
+        put(out, "%s\"%s\":%.3f", comma, state->counters[index].call, (double)spent / 1000.0);
+        comma = ",";
+    }
+    put(out, "},\"total_ms\":%.3f}", (double)total / 1000.0);
 }
 
 static const char *const actions[] = {"", "return", "hang", "no-effect", "die", "die-after"};
@@ -180,7 +218,9 @@ EXPORT size_t sim_dump(struct node *node, char *text, size_t room) {
     put_boards(&out, state);
     put(&out, "],\"calls\":{");
     put_calls(&out, state);
-    put(&out, "},\"faults\":[");
+    put(&out, "}");
+    put_modelled(&out, state);
+    put(&out, ",\"faults\":[");
     put_faults(&out, state);
     put(&out, "],\"latencies\":{");
     put_latencies(&out, state);

@@ -132,6 +132,8 @@ static void gi_make(struct call *call, struct gpu *gpu, uint id, uint profile,
     gi->start = place.start;
     gi->size = place.size;
     gi->lingering = 0;
+    gi->busy = 0;
+    event_raise(call->state, gpu);
     gi->live = epoch_of(gpu->word);
 }
 
@@ -191,7 +193,14 @@ EXPORT nvmlReturn_t nvmlGpuInstanceDestroy(nvmlGpuInstance_t instance) {
     NEED(privileged(&call), NVML_ERROR_NO_PERMISSION);
     NEED(!has_ci(it.gi) && !is_held(call.node, (int)it.handle.gpu, (int)it.handle.gi),
          NVML_ERROR_IN_USE);
+    // "In use by another client" for a while after the last compute instance went, with nobody
+    // there: kubernetes-sigs/dra-driver-nvidia-gpu issue 907.
+    if (it.gi->busy > 0) {
+        it.gi->busy -= it.gi->busy != SURPRISE_ON;
+        DONE(NVML_ERROR_IN_USE);
+    }
     NEED(!call.no_effect, NVML_SUCCESS);
+    event_raise(call.state, it.gpu);
     uint listings = it.gpu->surprises[DESTROYED_STAY_VISIBLE];
     if (listings == 0)
         it.gi->live = 0;

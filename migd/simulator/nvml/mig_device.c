@@ -3,22 +3,21 @@
 #include "call.h"
 #include "session.h"
 
-#define GPU_OR_MIG (KIND(HANDLE_GPU) | KIND(HANDLE_MIG))
-#define DEVICE(kinds, condition)                                                \
+#define MIG_DEVICE(kinds, condition)                                            \
     struct subject it;                                                          \
     NEED(handle_resolve(call.state, device, (kinds), &it) && (condition),       \
          NVML_ERROR_INVALID_ARGUMENT)
 
 EXPORT nvmlReturn_t nvmlDeviceIsMigDeviceHandle(nvmlDevice_t device, uint *is_mig) {
     CALL(GPU_OF(device), CALL_IDENTITY);
-    DEVICE(GPU_OR_MIG, is_mig != NULL);
+    MIG_DEVICE(GPU_OR_MIG, is_mig != NULL);
     *is_mig = it.ci != NULL;
     DONE(NVML_SUCCESS);
 }
 
 EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, uint *id) {
     CALL(GPU_OF(device), CALL_IDENTITY);
-    DEVICE(GPU_OR_MIG, id != NULL);
+    MIG_DEVICE(GPU_OR_MIG, id != NULL);
     NEED(it.ci != NULL, NVML_ERROR_NOT_SUPPORTED);
     *id = it.handle.gi;
     DONE(NVML_SUCCESS);
@@ -26,7 +25,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetGpuInstanceId(nvmlDevice_t device, uint *id) {
 
 EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, uint *id) {
     CALL(GPU_OF(device), CALL_IDENTITY);
-    DEVICE(GPU_OR_MIG, id != NULL);
+    MIG_DEVICE(GPU_OR_MIG, id != NULL);
     NEED(it.ci != NULL, NVML_ERROR_NOT_SUPPORTED);
     *id = it.handle.ci;
     DONE(NVML_SUCCESS);
@@ -35,7 +34,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetComputeInstanceId(nvmlDevice_t device, uint *id
 // The most there can be, not how many there are; 0 with MIG off.
 EXPORT nvmlReturn_t nvmlDeviceGetMaxMigDeviceCount(nvmlDevice_t device, uint *count) {
     CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(KIND(HANDLE_GPU), count != NULL);
+    MIG_DEVICE(KIND(HANDLE_GPU), count != NULL);
     *count = mode_of(it.gpu->word) ? it.board->max_gpu_instances : 0;
     DONE(NVML_SUCCESS);
 }
@@ -62,7 +61,7 @@ static void walk(const struct subject *it, nvmlDevice_t *found, uint room) {
 EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, uint index,
                                                         nvmlDevice_t *mig) {
     CALL(GPU_OF(device), CALL_DRIVER);
-    DEVICE(KIND(HANDLE_GPU), mig != NULL);
+    MIG_DEVICE(KIND(HANDLE_GPU), mig != NULL);
     NEED(mode_of(it.gpu->word), NVML_ERROR_NOT_SUPPORTED);
     NEED(index < it.board->max_gpu_instances, NVML_ERROR_INVALID_ARGUMENT);
     uint number = it.handle.gpu, room = MAX_GI * MAX_CI;
@@ -78,7 +77,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetMigDeviceHandleByIndex(nvmlDevice_t device, uin
 EXPORT nvmlReturn_t nvmlDeviceGetDeviceHandleFromMigDeviceHandle(nvmlDevice_t device,
                                                                  nvmlDevice_t *parent) {
     CALL(GPU_OF(device), CALL_IDENTITY);
-    DEVICE(KIND(HANDLE_MIG), parent != NULL);
+    MIG_DEVICE(KIND(HANDLE_MIG), parent != NULL);
     *parent = handle_make(HANDLE_GPU, it.handle.gpu, 0, 0, 0);
     DONE(NVML_SUCCESS);
 }

@@ -42,6 +42,7 @@ EXPORT nvmlReturn_t nvmlDeviceSetMigMode(nvmlDevice_t device, uint mode,
     NEED(handle_resolve(call.state, device, KIND(HANDLE_GPU), &it) && mode <= 1 &&
              activationStatus != NULL,
          NVML_ERROR_INVALID_ARGUMENT);
+    NEED(it.board->profile_count > 0, NVML_ERROR_NOT_SUPPORTED);
     NEED(privileged(&call), NVML_ERROR_NO_PERMISSION);
     *activationStatus = NVML_SUCCESS;
     NEED(!call.no_effect, NVML_SUCCESS);
@@ -61,6 +62,7 @@ EXPORT nvmlReturn_t nvmlDeviceGetMigMode(nvmlDevice_t device, uint *current, uin
     NEED(handle_resolve(call.state, device, KIND(HANDLE_GPU), &it) && current != NULL &&
              pending != NULL,
          NVML_ERROR_INVALID_ARGUMENT);
+    NEED(it.board->profile_count > 0, NVML_ERROR_NOT_SUPPORTED);
     uint64_t word = it.gpu->word;
     *current = mode_of(word);
     *pending = pending_of(word);

@@ -11,6 +11,7 @@ typedef unsigned int uint;
 typedef struct nvml_device *nvmlDevice_t;
 typedef struct nvml_gpu_instance *nvmlGpuInstance_t;
 typedef struct nvml_compute_instance *nvmlComputeInstance_t;
+typedef struct event_set *nvmlEventSet_t;
 
 typedef enum {
     NVML_SUCCESS = 0,
@@ -172,6 +173,37 @@ typedef struct {
     } value;
 } nvmlUUID_t;
 
+#define NVML_PDI_V1 0x01000010u
+typedef struct {
+    uint version;
+    unsigned long long value;
+} nvmlPdi_v1_t;
+
+#define NVML_PROCESS_DETAIL_LIST_V1 0x01000018u
+typedef struct {
+    uint pid;
+    unsigned long long usedGpuMemory;
+    uint gpuInstanceId, computeInstanceId;
+    unsigned long long usedGpuCcProtectedMemory;
+} nvmlProcessDetail_v1_t;
+
+typedef struct {
+    uint version, mode, numProcArrayEntries;  // mode 0 compute, 1 graphics, 2 MPS
+    nvmlProcessDetail_v1_t *procArray;
+} nvmlProcessDetailList_v1_t;
+
+#define NVML_EVENT_MIG_CONFIG_CHANGE 0x100ULL
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long eventType, eventData;
+} nvmlEventData_v1_t;
+
+typedef struct {
+    nvmlDevice_t device;
+    unsigned long long eventType, eventData;
+    uint gpuInstanceId, computeInstanceId;
+} nvmlEventData_v2_t;
+
 _Static_assert(sizeof(nvmlGpuInstanceProfileInfo_v2_t) == 0x98, "GPU instance profile v2");
 _Static_assert(sizeof(nvmlGpuInstanceProfileInfo_v3_t) == 0x98, "GPU instance profile v3");
 _Static_assert(sizeof(nvmlComputeInstanceProfileInfo_v2_t) == 0x88, "compute profile v2");
@@ -181,3 +213,8 @@ _Static_assert(sizeof(nvmlPciInfoExt_v1_t) == 0x40, "pci ext v1");
 _Static_assert(sizeof(nvmlUUID_t) == 0x34, "uuid v1");
 _Static_assert(sizeof(nvmlProcessInfo_t) == 24, "process info");
 _Static_assert(sizeof(nvmlPciInfo_t) == 68, "pci info");
+_Static_assert(sizeof(nvmlPdi_v1_t) == 0x10, "pdi v1");
+_Static_assert(sizeof(nvmlProcessDetailList_v1_t) == 0x18, "process detail list v1");
+_Static_assert(sizeof(nvmlProcessDetail_v1_t) == 32, "process detail v1");
+_Static_assert(sizeof(nvmlEventData_v1_t) == 24, "event data v1");
+_Static_assert(sizeof(nvmlEventData_v2_t) == 32, "event data v2");

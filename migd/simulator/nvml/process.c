@@ -90,3 +90,25 @@ PROCESS_LIST(nvmlDeviceGetGraphicsRunningProcesses_v3, false, true)
 PROCESS_LIST(nvmlDeviceGetMPSComputeRunningProcesses, true, true)
 PROCESS_LIST(nvmlDeviceGetMPSComputeRunningProcesses_v2, false, true)
 PROCESS_LIST(nvmlDeviceGetMPSComputeRunningProcesses_v3, false, true)
+
+// Mode 0 lists compute processes; nobody draws here, and nobody runs under MPS.
+EXPORT nvmlReturn_t nvmlDeviceGetRunningProcessDetailList(nvmlDevice_t device,
+                                                          nvmlProcessDetailList_v1_t *wanted) {
+    CALL(GPU_OF(device), CALL_DRIVER);
+    NEED(wanted != NULL && wanted->mode <= 2, NVML_ERROR_INVALID_ARGUMENT);
+    NEED(wanted->version == NVML_PROCESS_DETAIL_LIST_V1, NVML_ERROR_ARGUMENT_VERSION_MISMATCH);
+    nvmlProcessInfo_t found[MAX_SLOTS];
+    uint room = wanted->numProcArrayEntries, count = MAX_SLOTS;
+    nvmlReturn_t result = list(&call, device, &count, found, false, wanted->mode != 0);
+    NEED(result == NVML_SUCCESS, result);
+    wanted->numProcArrayEntries = count;
+    NEED(count <= room, NVML_ERROR_INSUFFICIENT_SIZE);
+    NEED(count == 0 || wanted->procArray != NULL, NVML_ERROR_INVALID_ARGUMENT);
+    for (uint index = 0; index < count; index++)
+        wanted->procArray[index] = (nvmlProcessDetail_v1_t){
+            .pid = found[index].pid,
+            .usedGpuMemory = found[index].usedGpuMemory,
+            .gpuInstanceId = found[index].gpuInstanceId,
+            .computeInstanceId = found[index].computeInstanceId};
+    DONE(NVML_SUCCESS);
+}

@@ -5,10 +5,14 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <limits.h>
+#include <linux/futex.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
+#include <sys/syscall.h>
+#include <time.h>
 #include <unistd.h>
 
 struct node *node_open(const char *path, int *error) {
@@ -63,6 +67,7 @@ void state_lock(struct state *state) {
     if (pthread_mutex_lock(&state->lock) == EOWNERDEAD) {
         pthread_mutex_consistent(&state->lock);
         finish_pending(state);
+        event_wake(state);
     }
 }
 
@@ -111,6 +116,22 @@ int slot_claim(struct node *node, int fd, struct slot wanted) {
 
 void slot_free(struct node *node, int index) { node->state->slots[index].used = 0; }
 
+void event_wake(struct state *state) {
+    state->event++;
+    syscall(SYS_futex, &state->event, FUTEX_WAKE, INT_MAX, NULL, NULL, 0);
+}
+
+void event_raise(struct state *state, struct gpu *gpu) {
+    gpu->changes++;
+    event_wake(state);
+}
+
+void event_wait(struct state *state, uint seen, uint64_t nanoseconds) {
+    struct timespec longest = {(time_t)(nanoseconds / 1000000000u),
+                               (long)(nanoseconds % 1000000000u)};
+    syscall(SYS_futex, &state->event, FUTEX_WAIT, seen, &longest, NULL, 0);
+}
+
 uint next_serial(struct state *state) {
     state->serial = (state->serial + 1) & 0xffffff;
     if (state->serial == 0)
@@ -155,12 +176,17 @@ void state_reboot(struct state *state) {
         struct gpu *gpu = &state->gpus[index];
         if (gpu->boot == state->boot)
             continue;
-        uint mode = board_of(state, gpu)->mode_survives_reboot ? pending_of(gpu->word) : 0;
-        gpu_void_instances(state, index, mode, mode, true);
+        bool kept = board_of(state, gpu)->mode_survives_reboot;
+        uint pending = kept ? pending_of(gpu->word) : 0, mode = pending;
+        if (kept && gpu->surprises[PENDING_SURVIVES_REBOOT])
+            mode = mode_of(gpu->word);
+        gpu->persistence = 0;
+        gpu_void_instances(state, index, mode, pending, true);
         gpu->boot = state->boot;
     }
     state->loaded = 1;
     state->pending = NOTHING_PENDING;
+    event_wake(state);
 }
 
 void state_unload(struct state *state) {
@@ -171,6 +197,7 @@ void state_unload(struct state *state) {
         bool kept = board_of(state, gpu)->mode_survives_reboot;
         gpu_void_instances(state, index, kept ? mode_of(word) : 0, kept ? pending_of(word) : 0,
                            false);
+        gpu->persistence = 0;
     }
     state->loaded = 0;
     state->pending = NOTHING_PENDING;

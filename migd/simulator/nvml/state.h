@@ -15,11 +15,11 @@
 #include "nvml.h"
 
 #define STATE_MAGIC 0x314d495347494dULL
-#define STATE_LAYOUT 3u
+#define STATE_LAYOUT 4u
 
 enum {
     MAX_GPUS = 32,
-    MAX_BOARDS = 8,
+    MAX_BOARDS = 16,
     MAX_PROFILES = 18,
     MAX_PLACEMENTS = 14,
     MAX_COMPUTE_PROFILES = 10,
@@ -28,7 +28,7 @@ enum {
     MAX_SLOTS = 512,
     MAX_FAULTS = 64,
     MAX_LATENCIES = 64,
-    MAX_COUNTERS = 192,
+    MAX_COUNTERS = 320,
     NAME_LENGTH = 64,
 };
 
@@ -52,7 +52,7 @@ struct profile {
 };
 
 struct board {
-    char key[40], name[96], left_out[512];
+    char key[40], name[96], left_out[512], filled[1024];
     uint architecture, capability_major, capability_minor, chip_id;
     uint pci_device_id, pci_subsystem_id;
     uint memory_slices, compute_slices, max_gpu_instances;
@@ -72,6 +72,7 @@ struct gi {
     _Atomic uint live;  // the GPU's epoch in which it was made; 0: there is none. Set last
     uint serial, profile, start, size;
     int lingering;
+    uint busy;  // destroys that are still refused after one of its compute instances went
     struct ci ci[MAX_CI];
 };
 
@@ -84,9 +85,11 @@ enum surprise {
     DESTROYED_STAY_VISIBLE,
     MINOR_CHANGES_AFTER_RESET,
     PENDING_STICKS,
+    PENDING_SURVIVES_REBOOT,
     PASSTHROUGH,
     PASSTHROUGH_ASKS_RESET,
     STALE_MIG_HANDLES,
+    GI_BUSY_AFTER_CI_DESTROY,
     SYS_ADMIN_NEEDED,
     SURPRISES,
 };
@@ -99,6 +102,8 @@ struct gpu {
     uint board, boot;
     uint pci_bus;
     uint64_t pdi;
+    uint persistence;
+    _Atomic uint64_t changes;  // GPU and compute instances made or destroyed, ever
     char uuid[48];
     uint surprises[SURPRISES];
     pthread_mutex_t operation;
@@ -133,7 +138,7 @@ struct latency {
 
 struct counter {
     char call[NAME_LENGTH];
-    _Atomic uint64_t count;
+    _Atomic uint64_t count, modelled_us;
 };
 
 enum pending { NOTHING_PENDING, REBOOT_PENDING, UNLOAD_PENDING };
@@ -145,6 +150,7 @@ struct state {
     pthread_mutex_t operation;  // the one operation lock of `lock_node`
     uint lock_node, loaded;
     _Atomic uint pending;
+    _Atomic uint event;  // changes with each event; who waits for one sleeps on it (futex)
     uint boot, serial;
     char module_version[32];
     uint board_count, gpu_count;
@@ -197,6 +203,12 @@ static inline bool gi_is_live(const struct gpu *gpu, const struct gi *gi) {
 static inline bool ci_is_live(const struct gi *gi, const struct ci *ci) {
     return ci->owner != 0 && ci->owner == gi->serial;
 }
+
+// Tells those who wait. To be called with the state locked and before the change that it is about:
+// whoever is killed in between has announced too much, never too little.
+void event_raise(struct state *state, struct gpu *gpu);
+void event_wait(struct state *state, uint seen, uint64_t nanoseconds);
+void event_wake(struct state *state);
 
 uint next_serial(struct state *state);
 uint instance_count(const struct gpu *gpu);

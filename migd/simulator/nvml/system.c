@@ -53,7 +53,7 @@ EXPORT nvmlReturn_t nvmlShutdown(void) {
     return result;
 }
 
-static nvmlReturn_t put_text(char *to, uint length, const char *text) {
+nvmlReturn_t put_text(char *to, uint length, const char *text) {
     if (to == NULL)
         return NVML_ERROR_INVALID_ARGUMENT;
     if (strlen(text) >= length)
@@ -82,6 +82,38 @@ static nvmlReturn_t cuda_version(int *version) {
 EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion(int *version) { return cuda_version(version); }
 EXPORT nvmlReturn_t nvmlSystemGetCudaDriverVersion_v2(int *version) {
     return cuda_version(version);
+}
+
+static nvmlReturn_t none(uint *count) {
+    if (count == NULL)
+        return NVML_ERROR_INVALID_ARGUMENT;
+    *count = 0;
+    return NVML_SUCCESS;
+}
+
+EXPORT nvmlReturn_t nvmlUnitGetCount(uint *count) {
+    CALL(NO_GPU, CALL_IDENTITY);
+    DONE(none(count));
+}
+
+EXPORT nvmlReturn_t nvmlGetExcludedDeviceCount(uint *count) {
+    CALL(NO_GPU, CALL_IDENTITY);
+    DONE(none(count));
+}
+
+// The first word of the command line; cut off where there is no room.
+EXPORT nvmlReturn_t nvmlSystemGetProcessName(uint pid, char *name, uint length) {
+    CALL(NO_GPU, CALL_IDENTITY);
+    NEED(name != NULL && length > 0, NVML_ERROR_INVALID_ARGUMENT);
+    char path[32], text[1024] = "";
+    snprintf(path, sizeof path, "/proc/%u/cmdline", pid);
+    FILE *file = fopen(path, "re");
+    NEED(file != NULL, NVML_ERROR_NOT_FOUND);
+    size_t read = fread(text, 1, sizeof text - 1, file);
+    fclose(file);
+    text[read] = '\0';  // nothing, in the middle of an exec
+    snprintf(name, length, "%s", text);
+    DONE(NVML_SUCCESS);
 }
 
 EXPORT const char *nvmlErrorString(nvmlReturn_t result) {

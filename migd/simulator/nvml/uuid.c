@@ -52,6 +52,11 @@ static uint8_t *put(uint8_t *to, uint64_t value, int bytes) {
     return to;
 }
 
+void uuid_text(const unsigned char bytes[16], char *text) {
+    for (int i = 0; i < 16; i++)
+        text += sprintf(text, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", bytes[i]);
+}
+
 void mig_uuid(const struct board *board, uint64_t pdi, uint gi, uint syspipe, char *text) {
     static const uint8_t namespace[16] = {0xc8, 0x16, 0xc9, 0xa3, 0x52, 0x24, 0x56, 0xbf,
                                           0x9d, 0x9a, 0xac, 0x7e, 0xa7, 0x03, 0xfb, 0x5b};
@@ -70,7 +75,6 @@ void mig_uuid(const struct board *board, uint64_t pdi, uint gi, uint syspipe, ch
     sha1_short(data, (size_t)(end - data), digest);
     digest[6] = (digest[6] & 0x0f) | 0x50;
     digest[8] = (digest[8] & 0x3f) | 0x80;
-    text += sprintf(text, "MIG-");
-    for (int i = 0; i < 16; i++)
-        text += sprintf(text, i == 4 || i == 6 || i == 8 || i == 10 ? "-%02x" : "%02x", digest[i]);
+    memcpy(text, "MIG-", 4);
+    uuid_text(digest, text + 4);
 }
