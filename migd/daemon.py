@@ -74,6 +74,7 @@ async def _run(config_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
     await asyncio.wait([first], timeout=_FIRST_LOOK_S)
     await front.open(service)
     service.jobs.recover()
+    front.show()
     follower.begin()
     notifier.ready()
     try:

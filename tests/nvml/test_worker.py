@@ -13,7 +13,7 @@ import pytest
 
 from migd.core.model import Mode, Placement
 from migd.core.steps import CreateInstance, SetMode
-from migd.errors import Hung, MigdError, NoDriver, Nvml
+from migd.errors import Hung, NoDriver, Nvml
 from migd.nvml.client import NvmlClient
 from migd.simulator.errors import SimulatorError
 from tests.nvml.support import children, is_true, nvml
