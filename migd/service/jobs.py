@@ -67,7 +67,13 @@ class Jobs:
         self._running: asyncio.Task[PastJob] | None = None
         self._unsaved: dict[str, GpuState] | None = None
         self._stopping = False
+        # Until the journal has been read, no job may begin: it would overwrite it.
+        self._recovered = asyncio.Event()
         self.current: Job | None = None
+
+    async def recovered(self) -> None:
+        """Return when what an earlier daemon left unfinished has been taken up."""
+        await self._recovered.wait()
 
     def refuse_if_busy(self) -> None:
         """Raises Busy, naming the job that is at work."""
@@ -128,6 +134,7 @@ class Jobs:
             self._store.seen(left.begun.id)
             job = Job(left.begun, 0, self._audience.changed, self._node.saw)
             self._launch(job, self._recover(job, left))
+        self._recovered.set()
 
     async def stop(self) -> None:
         """Cancel what runs, and wait until it has put back what it did not finish."""

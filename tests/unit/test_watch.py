@@ -11,7 +11,7 @@ import pytest
 
 from migd.host.inotify import Inotify
 from migd.host.watch import Watch, folders
-from tests.support.bus import nothing_left, run
+from tests.support.bus import descriptors, nothing_left, run
 
 __all__ = ["nothing_left"]  # a fixture
 
@@ -326,9 +326,8 @@ def test_a_folder_that_comes_while_it_is_looked_for(
 
 def watches() -> int:
     """How many the kernel keeps for this process."""
-    return sum(
-        entry.read_text().count("inotify wd:") for entry in Path("/proc/self/fdinfo").iterdir()
-    )
+    (number,) = (number for number, what in descriptors() if "inotify" in what)
+    return Path(f"/proc/self/fdinfo/{number}").read_text().count("inotify wd:")
 
 
 def test_no_watch_is_left_behind(tmp_path: Path) -> None:

@@ -62,6 +62,8 @@ static uint allowance(const struct state *state, const struct gpu *gpu, uint pro
     return more;
 }
 
+enum { SM_OF_LAST_PAIR_FIRST = 114 };
+
 // The smallest aligned block of free slices, a power of two wide, that `span` is part of: its
 // growth stops where the doubled block is not free.
 static uint free_block(const struct board *board, const struct gpu *gpu, struct placement span) {
@@ -80,14 +82,16 @@ static uint free_block(const struct board *board, const struct gpu *gpu, struct 
 // (NVIDIA MIG User Guide, dask-cuda issue 583, DCGM issue 138): the smallest free block first,
 // then the upper half, then the lowest start. Slices 6 and 7 go to one-slice instances first,
 // as slice 7 has no compute, and to others last; on an 80 GB Hopper with 114 SM the first
-// 1g.20gb was seen at 6 (kubernetes-sigs/dra-driver-nvidia-gpu pull request 1018). For boards
-// with other than eight slices nothing was seen: lowest start first is assumed.
+// 1g.20gb was seen at 6 (kubernetes-sigs/dra-driver-nvidia-gpu pull request 1018), so a board with
+// 114 SM does so, and any other by a switch. For boards with other than eight slices nothing but
+// the RTX PRO 6000's rising order was seen: lowest start first is assumed.
 static uint preference(const struct board *board, const struct gpu *gpu, struct placement span) {
     if (board->memory_slices != 8 || gpu->surprises[PLACEMENT_LOWEST_FIRST])
         return span.start;
     uint block = free_block(board, gpu, span);
     bool last_pair = span.start == 6;
-    bool small = span.size == 1 || gpu->surprises[PLACEMENT_114_SM];
+    bool small = span.size == 1 || gpu->surprises[PLACEMENT_114_SM] ||
+                 whole_gpu(board)->sm == SM_OF_LAST_PAIR_FIRST;
     if (last_pair && span_is_free(gpu, (struct placement){6, 2}))
         block = small ? 0 : 99;
     return block * 100 + (span.start < 4 ? 50 : 0) + span.start;
