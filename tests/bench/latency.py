@@ -4,6 +4,7 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 from migd import names
 from migd.bus.connection import Connection, connect
@@ -60,9 +61,8 @@ def _add(report: Report, name: str, taken: list[float]) -> None:
         report.add("latency of a call, both ends in Python", row)
 
 
-async def _manager(
-    connection: Connection, member: str, signature: str, *body: object
-) -> list[object]:
+async def manager(connection: Connection, member: str, signature: str, *body: object) -> list[Any]:
+    """The values that a method of the manager answers with."""
     return await connection.call(
         names.BUS_NAME, names.ROOT, names.MANAGER, member, signature, body, timeout_s=60
     )
@@ -75,9 +75,9 @@ async def _read(connection: Connection) -> object:
 
 
 async def _plan(connection: Connection) -> object:
-    return await _manager(connection, "Plan", "sa{sv}", "all-1g.20gb", {})
+    return await manager(connection, "Plan", "sa{sv}", "all-1g.20gb", {})
 
 
 async def _nothing(connection: Connection) -> object:
-    number, _ = await _manager(connection, "Apply", "sa{sv}", "all-balanced", {})
-    return await _manager(connection, "WaitJob", "u", number)
+    number, _ = await manager(connection, "Apply", "sa{sv}", "all-balanced", {})
+    return await manager(connection, "WaitJob", "u", number)
