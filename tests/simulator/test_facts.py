@@ -309,7 +309,7 @@ def test_the_first_1g_of_the_rtx_pro_6000_are_in_order(every_board: dict[str, An
 
 def test_default_placement_of_a_114_sm_hopper_differs(make_node: MakeNode, nvml: Any) -> None:
     """DRA#1018: the first 1g.20gb of an 80 GB Hopper with 114 SM lands at 6, of others at 4."""
-    node = make_node(("h100-80gb-pcie", 1), (HOPPER, 1))
-    node.surprise("placement-114-sm", gpu=0)
+    node = make_node(("h100-80gb-pcie", 1), (HOPPER, 2))
+    node.surprise("placement-114-sm", gpu=2)
     nvml(node)
-    assert [start_of(create(enabled(index), 15)) for index in (0, 1)] == [6, 4]
+    assert [start_of(create(enabled(index), 15)) for index in (0, 1, 2)] == [6, 4, 6]

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -206,6 +207,36 @@ def test_latency_by_generation_and_first_handle(a100: Node, h100: Node, nvml: An
             assert took["nvmlDeviceSetMigMode"] < 20_000_000
         handles = [c.ended - c.begun for c in node.log() if "HandleByIndex" in c.name]
         assert handles[0] >= 5_000_000 > handles[1]
+
+
+def test_modelled_time_is_the_sum_over_calls(h100: Node, nvml: Any) -> None:
+    """What a benchmark holds a transition against: necessary calls times their latencies."""
+    h100.latency(MODE, 0.5)
+    h100.latency("nvmlDeviceSetMigMode@resetless", 2)
+    h100.latency("nvmlDeviceSetMigMode@reset", 4000)
+    h100.latency("first-handle", 3)
+    assert h100.modelled() == {"calls": {}, "total_ms": 0}
+    api = nvml(h100)
+    device = enabled()
+    enabled(1)
+    for _ in range(3):
+        api.nvmlDeviceGetMigMode(device)
+    h100.fault(MODE, returns="UNKNOWN")
+    with refused(UNKNOWN):  # a call that fails takes its time as well
+        api.nvmlDeviceGetMigMode(device)
+    h100.latency(profile="none")
+    h100.clear_faults()
+    api.nvmlDeviceGetMigMode(device)
+    assert h100.modelled() == {
+        "calls": {MODE: 2.0, "nvmlDeviceSetMigMode": 4.0, "nvmlDeviceGetHandleByIndex_v2": 3.0},
+        "total_ms": 9.0,
+    }
+
+
+def test_every_surprise_is_tested(h100: Node) -> None:
+    texts = [path.read_text() for path in Path(__file__).parent.glob("test_*.py")]
+    for name in h100.simulated.surprises():
+        assert any(f'"{name}"' in text for text in texts), name
 
 
 def test_calls_are_counted_and_logged(h100: Node, nvml: Any) -> None:

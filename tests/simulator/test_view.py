@@ -45,6 +45,8 @@ def test_proc_follows_the_driver(viewed: Node) -> None:
     assert "580.105.08" in out
     assert viewed.gpus()[1]["uuid"] in out
     flags = () if Path("/proc/modules").exists() else ("--thin-proc",)
+    minors = run(viewed, "cat", "/proc/driver/nvidia-caps/mig-minors").stdout
+    assert minors.startswith("config 1\nmonitor 2\ngpu0/gi0/access 3\n")
     modules = run(viewed, "cat", "/proc/modules", flags=flags).stdout
     assert "\nnvidia " in f"\n{modules}"
     viewed.unload()

@@ -88,9 +88,15 @@ class Node:
         self.simulated = simulator.Node(path)
 
     @classmethod
-    def new(cls, path: Path, *gpus: tuple[str, int], seed: int | None = None) -> "Node":
+    def new(
+        cls,
+        path: Path,
+        *gpus: tuple[str, int],
+        seed: int | None = None,
+        driver: str | None = None,
+    ) -> "Node":
         """`gpus` are pairs of board and count, such as ("h100-80gb-sxm5", 8)."""
-        simulator.Node.create(path, gpus, seed=seed).close()
+        simulator.Node.create(path, gpus, seed=seed, driver=driver).close()
         return cls(path)
 
     @property
@@ -121,6 +127,11 @@ class Node:
     def calls(self) -> dict[str, int]:
         calls: dict[str, int] = self.show()["calls"]
         return calls
+
+    def modelled(self) -> dict[str, Any]:
+        """Modelled milliseconds: `calls` by function, and `total_ms`."""
+        modelled: dict[str, Any] = self.show()["modelled"]
+        return modelled
 
     def mutating_calls(self) -> int:
         calls = self.calls()
