@@ -8,27 +8,11 @@ import pytest
 from migd.core.model import Process
 from migd.core.profiles import computed_name
 from migd.nvml.client import Observation
-from migd.simulator.boards import describe
-from migd.simulator.errors import SimulatorError
 from tests.nvml.conftest import MakeNode
 from tests.nvml.support import A30, A100, FILL, H100, is_true, nvml
 from tests.support import boards
 from tests.support.bus import run
 from tests.support.node import MUTATING, Node
-
-KNOWN = boards.boards()
-
-
-def offered() -> tuple[str, ...]:
-    """The boards that the simulator can be."""
-    found = []
-    for board in KNOWN:
-        try:
-            describe([(board, 1)], None)
-        except SimulatorError:
-            continue
-        found.append(board)
-    return tuple(found)
 
 
 def look(lock: Path) -> Observation:
@@ -39,7 +23,7 @@ def look(lock: Path) -> Observation:
     return run(main())
 
 
-@pytest.mark.parametrize("board", offered())
+@pytest.mark.parametrize("board", boards.boards())
 def test_each_board_off_and_on(board: str, make_node: MakeNode, lock: Path) -> None:
     node = make_node((board, 2))
     off = look(lock)

@@ -2,10 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from functools import cache
-from importlib.resources import files
 from typing import Any
-
-import yaml
 
 from migd.core.model import (
     ComputeInstance,
@@ -18,35 +15,21 @@ from migd.core.model import (
     Process,
     Profile,
 )
+from migd.simulator import boards as simulated
 
 ENGINE_KEYS = ("copy_engines", "decoders", "encoders", "jpeg", "ofa")
-PROFILE_KEYS = ("id", "name", "slices", "memory_mib", "instances", "sm", "placements", *ENGINE_KEYS)
-COMPUTE_KEYS = ("id", "slices", "sm", "instances")
 
 UUID = "GPU-00000000-0000-4000-8000-{:012x}"
 
 
-@cache
 def catalogue() -> dict[str, dict[str, Any]]:
     """Every board of the catalogue by its key, as the file has it."""
-    text = (files("migd.simulator") / "boards.yaml").read_text()
-    loaded = yaml.load(text, Loader=yaml.CSafeLoader)
-    return {model["key"]: model for model in loaded["models"]}
+    return simulated.models()
 
 
-def _complete(row: dict[str, Any], keys: Iterable[str]) -> bool:
-    return all(row.get(key) is not None for key in keys)
-
-
-@cache
 def boards() -> tuple[str, ...]:
-    """The keys of the boards whose GPU instance profiles the catalogue knows completely."""
-    return tuple(
-        key
-        for key, model in catalogue().items()
-        if model.get("gpu_instance_profiles")
-        and all(_complete(row, PROFILE_KEYS) for row in model["gpu_instance_profiles"])
-    )
+    """The keys of the boards that the simulator offers, gaps filled by its rule."""
+    return simulated.OFFERED
 
 
 @cache
@@ -62,19 +45,17 @@ def profiles(key: str) -> tuple[Profile, ...]:
             engines=Engines(*(row[engine] for engine in ENGINE_KEYS)),
             placements=tuple(Placement(p["start"], p["size"]) for p in row["placements"]),
         )
-        for row in catalogue()[key]["gpu_instance_profiles"]
+        for row in simulated.board(key).profiles
     )
 
 
 @cache
 def compute_profiles(key: str, profile_id: int) -> tuple[tuple[ComputeProfile, ...], int]:
     """What an instance of that profile offers, and the id of the one that fills it."""
-    rows = catalogue()[key]["gpu_instance_profiles"]
+    rows = simulated.board(key).profiles
     offered = next(row["compute_profiles"] for row in rows if row["id"] == profile_id)
     known = tuple(
-        ComputeProfile(row["id"], row["slices"], row["sm"], row["instances"])
-        for row in offered
-        if _complete(row, COMPUTE_KEYS)
+        ComputeProfile(row["id"], row["slices"], row["sm"], row["instances"]) for row in offered
     )
     return known, next(row["id"] for row in offered if row["default"])
 
@@ -113,7 +94,7 @@ def gpu(
     index: int = 0,
 ) -> Gpu:
     """GPU `index` of a host, a board of that key."""
-    model = catalogue()[key]
+    model = simulated.board(key).model
     known = profiles(key)
     return Gpu(
         index=index,
@@ -122,7 +103,7 @@ def gpu(
         pci_address=f"0000:{index + 1:02x}:00.0",
         device_id=int(model["pci_device_ids"][0]["id"], 16),
         subsystem_id=0x000010DE,
-        memory_mib=model.get("nvml_total_memory_mib") or max(p.memory_mib for p in known),
+        memory_mib=model["nvml_total_memory_mib"],
         mode=mode,
         pending=mode if pending is None else pending,
         resetless=not model["mig_mode"]["enable_needs_gpu_reset"],
