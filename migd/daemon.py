@@ -72,9 +72,8 @@ async def _run(config_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
     service.load()
     first = asyncio.create_task(_first_look(service))
     await asyncio.wait([first], timeout=_FIRST_LOOK_S)
-    await front.open(service)
     service.jobs.recover()
-    front.show()
+    await front.open(service)
     follower.begin()
     notifier.ready()
     try:

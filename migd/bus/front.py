@@ -39,6 +39,7 @@ class Front:
         )
         self._service: Service | None = None
         self._due: asyncio.TimerHandle | None = None
+        self._heard = asyncio.Event()
         self._shown: Any = None
 
     async def open(self, service: Service) -> None:
@@ -53,12 +54,16 @@ class Front:
             }
         )
         await self._connection.request_name(names.BUS_NAME)
+        self._heard.set()
 
     async def close(self) -> None:
         self.show()
         await self._exporter.stop()
 
     # -- what the service tells (jobs.Audience) ------------------------------------------
+
+    async def ready(self) -> None:
+        await self._heard.wait()
 
     def changed(self) -> None:
         if self._due is None:

@@ -286,8 +286,9 @@ class _Lock:
 def _error(failure: Failure, doing: str) -> MigdError:
     if failure.call == "nvmlInit" and failure.code in _NO_DRIVER:
         return NoDriver(f"{_NO_DRIVER[failure.code]} ({failure.name})")
-    if not failure.call:
-        return Nvml(f"{doing}: {failure.text}", call="", code=failure.code, name=failure.name)
+    if not failure.call or failure.code == 0:
+        text = f"{doing}: {failure.text}"
+        return Nvml(text, call=failure.call, code=failure.code, name=failure.name)
     return Nvml(
         f"{doing}: {failure.call} returned {failure.name} ({failure.code}): {failure.text}",
         call=failure.call,

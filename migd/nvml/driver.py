@@ -59,6 +59,17 @@ class CallFailed(Exception):
         return Failure(self.call, self.code, _NAMES.get(self.code, "UNKNOWN"), self.text)
 
 
+class NoEffect(CallFailed):
+    """An NVML call that returned SUCCESS, and what it was to change is as it was."""
+
+    def __init__(self, call: str, text: str) -> None:
+        super().__init__(call, pynvml.NVML_SUCCESS, f"{call} returned SUCCESS, but {text}")
+
+    @property
+    def failure(self) -> Failure:
+        return Failure(self.call, self.code, "NO_EFFECT", self.text)
+
+
 class Stale(Exception):
     """What was to be changed is not what is there."""
 
@@ -349,25 +360,47 @@ def perform(reader: Reader, index: int, uuid: str, step: Step, retry_s: float) -
 
 
 class _Patience:
-    """Tries a call again while NVML says IN_USE.
+    """Tries a call again while NVML says IN_USE, and looks again for what it still shows.
 
     A process that has just ended, or a compute instance just destroyed, can hold its GPU
-    instance for a moment longer (kubernetes-sigs/dra-driver-nvidia-gpu issue 907).
+    instance for a moment longer (kubernetes-sigs/dra-driver-nvidia-gpu issue 907); and one that was
+    destroyed has been seen in the lists afterwards (NVIDIA/go-nvml issue 146).
     """
 
     def __init__(self, seconds: float) -> None:
         self._until = time.monotonic() + seconds
 
     def call(self, name: str, *arguments: Any) -> Any:
-        pause = 0.02
-        while True:
+        refusal: CallFailed | None = None
+        for _ in self._rounds():
             try:
                 return _call(name, *arguments)
             except CallFailed as error:
-                if error.code != pynvml.NVML_ERROR_IN_USE or time.monotonic() > self._until:
+                if error.code != pynvml.NVML_ERROR_IN_USE:
                     raise
+                refusal = error
+        assert refusal
+        raise refusal
+
+    def destroy(self, name: str, handle: Any, find: str, parent: Any, ident: int) -> None:
+        """Destroy it, and return when it is not to be found any more. Raises NoEffect.
+
+        Whatever comes next, a way back too, is planned from what NVML shows.
+        """
+        self.call(name, handle)
+        for _ in self._rounds():
+            if _offered(find, parent, ident) is None:
+                return
+        raise NoEffect(name, f"instance {ident} is still there")
+
+    def _rounds(self) -> Iterator[None]:
+        """One round, and as long as there is time another after a pause."""
+        yield
+        pause = 0.02
+        while time.monotonic() <= self._until:
             time.sleep(pause)
             pause = min(2 * pause, 0.25)
+            yield
 
 
 def _set_mode(device: Any, mode: Mode, index: int) -> Performed:
@@ -381,7 +414,8 @@ def _set_mode(device: Any, mode: Mode, index: int) -> Performed:
 def _destroy_instance(
     device: Any, gi: int, profile_id: int, placement: Placement, patience: _Patience
 ) -> None:
-    handle = _offered("nvmlDeviceGetGpuInstanceById", device, gi)
+    find = "nvmlDeviceGetGpuInstanceById"
+    handle = _offered(find, device, gi)
     if handle is None:
         return  # somebody else did it
     info = _call("nvmlGpuInstanceGetInfo", handle)
@@ -390,13 +424,14 @@ def _destroy_instance(
         raise Stale(f"GPU instance {gi} is not the one that was there when this was planned")
     for ci in range(8):  # ids of compute instances are 0 to 7 (open-gpu-kernel-modules)
         _destroy_compute(handle, ci, patience)
-    patience.call("nvmlGpuInstanceDestroy", handle)
+    patience.destroy("nvmlGpuInstanceDestroy", handle, find, device, gi)
 
 
 def _destroy_compute(handle: Any, ci: int, patience: _Patience) -> None:
-    found = _offered("nvmlGpuInstanceGetComputeInstanceById", handle, ci)
+    find = "nvmlGpuInstanceGetComputeInstanceById"
+    found = _offered(find, handle, ci)
     if found is not None:
-        patience.call("nvmlComputeInstanceDestroy", found)
+        patience.destroy("nvmlComputeInstanceDestroy", found, find, handle, ci)
 
 
 def _profile(device: Any, profile_id: int) -> Any:

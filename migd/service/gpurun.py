@@ -1,12 +1,13 @@
 """One GPU in a job: its steps, the check of what came of them, and the way back."""
 
+import asyncio
 import logging
 from typing import Protocol
 
 from migd.core.job import Before, Ending, Outcome, Phase, Reached, Record, Returned, Stepping
 from migd.core.model import Gpu, Layout, Mode, Target, layout
 from migd.core.plan import GpuPlan, plan_gpu
-from migd.core.steps import SetMode, Step, sentence
+from migd.core.steps import DestroyCompute, DestroyInstance, SetMode, Step, sentence
 from migd.errors import Canceled, InUse, MigdError, Nvml, ResetRequired, StateUnwritable
 from migd.nvml.client import NvmlClient
 from migd.nvml.protocol import Performed
@@ -15,6 +16,9 @@ from migd.service.journal import Journal
 log = logging.getLogger(__name__)
 
 _IN_USE, _NOT_SUPPORTED, _RESET_REQUIRED = 19, 3, 16
+
+# Seconds before each look on the way back, where something may be seen that is destroyed already.
+_LOOKS = (0.0, 0.1, 0.2, 0.4)
 
 
 class Progress(Protocol):
@@ -36,10 +40,13 @@ class GpuRun:
         self._nvml = nvml
         self._journal = journal
         self._job = job
+        # Whether a destroy was asked for of which it is not known what it did.
+        self._in_doubt = True
 
     async def forward(self, plan: GpuPlan) -> tuple[Outcome, Layout | None]:
         """Do the plan. Returns how it ended, and what is settled now if that is the goal."""
         uuid = plan.gpu.uuid
+        self._in_doubt = False
         try:
             for step in plan.steps:
                 self._stop_if_canceled()
@@ -74,13 +81,22 @@ class GpuRun:
 
     async def _put_back(self, gpu: Gpu) -> None:
         goal = self._before.layout.target()
-        now = await self._nvml.snapshot(gpu)
-        self._job.seen(now)
-        # What is there is planned from, not what is believed to have been done: a call whose
-        # answer never came may have had its effect, or half of it.
-        for step in plan_gpu(now, goal).steps:
-            await self._do(now, step, going_back=True)
-        await self._verified(now, goal)
+        try:
+            await self._go_back(gpu, goal)
+        except Nvml as error:
+            log.warning("%s: %s; trying once more to put it back", gpu, error)
+            await self._go_back(gpu, goal)
+
+    async def _go_back(self, gpu: Gpu, goal: Target) -> None:
+        for pause in _LOOKS if self._in_doubt else _LOOKS[:1]:
+            await asyncio.sleep(pause)
+            now = await self._nvml.snapshot(gpu)
+            self._job.seen(now)
+            # What is there is planned from, not what is believed to have been done: a call whose
+            # answer never came may have had its effect, or half of it.
+            for step in plan_gpu(now, goal).steps:
+                await self._do(now, step, going_back=True)
+        await self._verified(gpu, goal)
 
     async def _left(self, gpu: Gpu) -> str:
         """What is on the GPU instead of what was there before, for a sentence."""
@@ -102,7 +118,10 @@ class GpuRun:
             if not going_back:
                 raise
         self._job.waits(gpu.uuid, does)
+        self._in_doubt |= isinstance(step, DestroyInstance | DestroyCompute)
         performed = await self._nvml.perform(gpu, step)
+        # On the way back it is about the way there, too.
+        self._in_doubt &= going_back
         self._job.waits(gpu.uuid, "")
         if isinstance(step, SetMode):
             _check_mode(gpu, step.mode, performed)

@@ -38,8 +38,9 @@ _LINGER_PAUSE_S = 0.5
 
 
 class Audience(Protocol):
-    """Whoever shows the service to the world."""
+    """Whoever shows the service to the world; `ready` returns when it is heard there."""
 
+    async def ready(self) -> None: ...
     def changed(self) -> None: ...
     def job_new(self, number: int, kind: str) -> None: ...
     def job_removed(self, past: PastJob) -> None: ...
@@ -67,13 +68,7 @@ class Jobs:
         self._running: asyncio.Task[PastJob] | None = None
         self._unsaved: dict[str, GpuState] | None = None
         self._stopping = False
-        # Until the journal has been read, no job may begin: it would overwrite it.
-        self._recovered = asyncio.Event()
         self.current: Job | None = None
-
-    async def recovered(self) -> None:
-        """Return when what an earlier daemon left unfinished has been taken up."""
-        await self._recovered.wait()
 
     def refuse_if_busy(self) -> None:
         """Raises Busy, naming the job that is at work."""
@@ -127,14 +122,17 @@ class Jobs:
         self.current.cancel()
 
     def recover(self) -> None:
-        """Take up the job that an earlier daemon left unfinished, if it did."""
+        """Take up the job that an earlier daemon left unfinished, if it did.
+
+        It is the running job from now on, so that none begins over its journal; but nothing is
+        done before the audience is ready: another daemon may own the bus name, and this node.
+        """
         left = unfinished(self._journal.read())
         if left:
             log.warning("job %d was cut short; finishing it", left.begun.id)
             self._store.seen(left.begun.id)
             job = Job(left.begun, 0, self._audience.changed, self._node.saw)
             self._launch(job, self._recover(job, left))
-        self._recovered.set()
 
     async def stop(self) -> None:
         """Cancel what runs, and wait until it has put back what it did not finish."""
@@ -162,6 +160,7 @@ class Jobs:
 
     async def _recover(self, job: Job, left: Unfinished) -> PastJob:
         """Keep what was reached, put back what was not, and tell those who wait."""
+        await self._audience.ready()
         begun = left.begun
         ends: list[End] = [(outcome, None) for outcome in left.returned.values()]
         for before in begun.gpus:

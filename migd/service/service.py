@@ -161,7 +161,6 @@ class Service:
         Raises everything that can be known beforehand; once this returns, the job is under way,
         or over because nothing was left to do.
         """
-        await self.jobs.recovered()
         async with self._preparing:
             self.jobs.refuse_if_busy()
             planned = await self.plan(request, uid)
@@ -173,7 +172,6 @@ class Service:
 
         Raises what Apply would raise for the configuration itself, and Overruled.
         """
-        await self.jobs.recovered()
         async with self._preparing:
             self.jobs.refuse_if_busy()
             planned = await self.plan(request, uid)

@@ -10,7 +10,7 @@ import pytest
 
 from migd.cli.main import main
 from migd.cli.outcome import Exit
-from tests.unit.config import defaults
+from tests.data import defaults
 
 Captured = pytest.CaptureFixture[str]
 

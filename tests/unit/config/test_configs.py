@@ -9,7 +9,7 @@ from migd.config.configs import Configs, load
 from migd.config.devices import Filter
 from migd.config.entries import Entry
 from migd.errors import ConfigRefused
-from tests.unit.config import defaults
+from tests.data import defaults
 
 A100 = 0x20B010DE
 UUID = "GPU-5b1c2a3d-0f1e-4d2c-8b3a-998877665544"

@@ -13,8 +13,8 @@ from migd.core.model import Gpu, Mode, Target, Wanted
 from migd.core.plan import plan
 from migd.core.profiles import ProfileName
 from migd.errors import ConfigRefused, NoSuchGpu, NoSuchProfile, NotSupported
+from tests.data import defaults
 from tests.support import boards
-from tests.unit.config import defaults
 
 A100 = "a100-40gb"
 A30 = "a30-24gb"
