@@ -13,8 +13,10 @@ import threading
 from collections.abc import Callable
 from typing import BinaryIO
 
-from migd.nvml.driver import CallFailed, Reader, Stale, count_gpus, initialize, perform
+from migd.nvml.calls import CallFailed, Stale
+from migd.nvml.changing import perform
 from migd.nvml.protocol import Answer, Failure, Op, Request, answer_line
+from migd.nvml.reading import Reader, count_gpus, initialize
 
 _STALE = -1
 

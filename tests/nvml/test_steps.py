@@ -19,7 +19,7 @@ from migd.core.steps import (
     Step,
 )
 from migd.errors import MigdError, NoDriver, Nvml
-from migd.nvml.driver import CallFailed
+from migd.nvml.calls import CallFailed
 from migd.nvml.protocol import Performed
 from tests.nvml.conftest import MakeNode
 from tests.nvml.support import A100, FILL, REPLACE, is_true, nvml
