@@ -7,7 +7,7 @@ Calls come the other way, to one handler a method, which is told the object by i
 import asyncio
 import contextlib
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -108,9 +108,17 @@ class Exporter:
 
         Raises ValueError or TypeError for what the contract does not allow.
         """
+        self.update(objects, self._tree.keys() - objects.keys())
+
+    def update(self, objects: tree.Objects, gone: Collection[str]) -> None:
+        """Show these objects as they are now, and no more those at `gone`; else as sync().
+
+        What an object has to be shown anew costs more than to see that nothing about it is.
+        """
         new = tree.build(self._contract, self._root, objects)
-        signals = tree.changes(self._contract, self._root, self._tree, new)
-        self._tree = new
+        old = {p: self._tree[p] for p in (*new, *gone) if p in self._tree}
+        signals = tree.changes(self._contract, self._root, old, new)
+        self._tree = {p: i for p, i in self._tree.items() if p not in gone} | new
         for signal in signals:
             self._signal(
                 signal.path, signal.interface, signal.member, signal.signature, signal.body

@@ -40,7 +40,7 @@ class Front:
         self._service: Service | None = None
         self._due: asyncio.TimerHandle | None = None
         self._heard = asyncio.Event()
-        self._shown: Any = None
+        self._shown = objects.NONE
 
     async def open(self, service: Service) -> None:
         """Answer calls from now on. Raises NameTaken if another migd does."""
@@ -95,8 +95,10 @@ class Front:
             self._due = None
         if self._service:
             found = objects.objects(self._service)
-            if found != self._shown:
-                self._exporter.sync(found)
+            changed = {path: now for path, now in found.items() if self._shown.get(path) != now}
+            gone = self._shown.keys() - found.keys()
+            if changed or gone:
+                self._exporter.update(changed, gone)
                 self._shown = found
 
     # -- what callers ask ----------------------------------------------------------------

@@ -29,6 +29,7 @@ from migd.service.view import View
 
 _MIB = 1 << 20
 Properties = dict[str, Any]
+NONE: Objects = {}
 
 
 def objects(service: Service) -> Objects:

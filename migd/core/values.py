@@ -1,6 +1,7 @@
 """Frozen dataclasses to plain JSON values and back, strictly."""
 
 import types
+from collections.abc import Callable
 from dataclasses import fields, is_dataclass
 from enum import Enum
 from functools import cache
@@ -24,52 +25,112 @@ def plain(value: Any) -> Any:
 
 def typed(kind: type[T], value: Any, where: str = "value") -> T:
     """`value` as a `kind`. Raises ValueError that says where it differs."""
-    return _typed(kind, value, where)  # type: ignore[no-any-return]
+    try:
+        found: T = _reader(kind)(value)  # type: ignore[arg-type]
+    except _Misfit as misfit:
+        raise ValueError(f"{where}{misfit.path}: {misfit.text}") from None
+    return found
+
+
+class _Misfit(Exception):
+    """What is wrong, and where; the path grows on the way out, so that what fits costs none."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(text)
+        self.path = ""
+        self.text = text
+
+
+Reader = Callable[[Any], Any]
 
 
 @cache
-def _hints(kind: type[Any]) -> dict[str, Any]:
-    return get_type_hints(kind)
-
-
-def _typed(kind: Any, value: Any, where: str) -> Any:
+def _reader(kind: Any) -> Reader:
+    """What makes a `kind` of a plain value. Raises TypeError for a kind that has no plain form."""
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
-        return _optional(kind, value, where)
+        return _optional(kind)
     if origin is tuple:
-        item, _ = get_args(kind)
-        items = _exactly(list, value, where)
-        return tuple(_typed(item, v, f"{where}[{n}]") for n, v in enumerate(items))
+        return _items(_reader(get_args(kind)[0]))
     if origin is dict:
-        _, item = get_args(kind)
-        mapping = _exactly(dict, value, where)
-        return {k: _typed(item, v, f"{where}.{k}") for k, v in mapping.items()}
+        return _members(_reader(get_args(kind)[1]))
     if is_dataclass(kind):
-        return _record(kind, value, where)  # type: ignore[arg-type]
+        return _record(kind)  # type: ignore[arg-type]
     if isinstance(kind, type) and issubclass(kind, Enum):
+        return _member(kind)
+    return _exactly(kind)
+
+
+def _optional(kind: Any) -> Reader:
+    some = [k for k in get_args(kind) if k is not type(None)]
+    if len(some) != 1:
+        raise TypeError(f"{kind} does not say which of its kinds a value is")
+    read = _reader(some[0])
+    return lambda value: None if value is None else read(value)
+
+
+def _items(read: Reader) -> Reader:
+    check = _exactly(list)
+
+    def items(value: Any) -> tuple[Any, ...]:
+        found = []
+        for number, item in enumerate(check(value)):
+            try:
+                found.append(read(item))
+            except _Misfit as misfit:
+                misfit.path = f"[{number}]{misfit.path}"
+                raise
+        return tuple(found)
+
+    return items
+
+
+def _members(read: Reader) -> Reader:
+    check = _exactly(dict)
+
+    def members(value: Any) -> dict[Any, Any]:
+        return {name: _named(name, read, item) for name, item in check(value).items()}
+
+    return members
+
+
+def _record(kind: type[Any]) -> Reader:
+    check = _exactly(dict)
+    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+
+    def record(value: Any) -> Any:
+        mapping = check(value)
+        if mapping.keys() != readers.keys():
+            odd = ", ".join(sorted(str(k) for k in mapping.keys() ^ readers.keys()))
+            raise _Misfit(f"missing or unknown: {odd}")
+        return kind(**{name: _named(name, readers[name], v) for name, v in mapping.items()})
+
+    return record
+
+
+def _named(name: Any, read: Reader, value: Any) -> Any:
+    try:
+        return read(value)
+    except _Misfit as misfit:
+        misfit.path = f".{name}{misfit.path}"
+        raise
+
+
+def _member(kind: type[Enum]) -> Reader:
+    def member(value: Any) -> Enum:
         try:
             return kind(value)
         except ValueError:
-            raise ValueError(f"{where}: {value!r} is not a {kind.__name__}") from None
-    return _exactly(kind, value, where)
+            raise _Misfit(f"{value!r} is not a {kind.__name__}") from None
+
+    return member
 
 
-def _optional(kind: Any, value: Any, where: str) -> Any:
-    some = [k for k in get_args(kind) if k is not type(None)]
-    return None if value is None else _typed(some[0], value, where)
+def _exactly(kind: type[Any]) -> Reader:
+    def exactly(value: Any) -> Any:
+        # bool is an int to Python; nowhere is it one to us.
+        if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
+            raise _Misfit(f"{value!r} is not {kind.__name__}")
+        return value
 
-
-def _record(kind: type[Any], value: Any, where: str) -> Any:
-    mapping = _exactly(dict, value, where)
-    hints: dict[str, Any] = _hints(kind)  # type: ignore[arg-type]
-    if mapping.keys() != hints.keys():
-        odd = ", ".join(sorted(str(k) for k in mapping.keys() ^ hints.keys()))
-        raise ValueError(f"{where}: missing or unknown: {odd}")
-    return kind(**{k: _typed(hints[k], v, f"{where}.{k}") for k, v in mapping.items()})
-
-
-def _exactly(kind: type[Any], value: Any, where: str) -> Any:
-    # bool is an int to Python; nowhere is it one to us.
-    if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-        raise ValueError(f"{where}: {value!r} is not {kind.__name__}")
-    return value
+    return exactly

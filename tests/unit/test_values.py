@@ -7,7 +7,7 @@ from enum import Enum
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migd.core import job, model, steps
@@ -56,7 +56,8 @@ def test_the_kinds_are_found() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@settings(max_examples=25)
+# Records of records of lists are large by nature.
+@settings(max_examples=25, suppress_health_check=[HealthCheck.data_too_large])
 @given(data=st.data())
 def test_there_and_back(kind: type[Any], data: st.DataObject) -> None:
     value = data.draw(st.from_type(kind))
