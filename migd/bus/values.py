@@ -9,6 +9,7 @@ from typing import Any
 
 from dbus_next.signature import SignatureTree, SignatureType, Variant
 
+_NUMBERS = frozenset("ybnqiuxtd")
 _NOT_IN_STRINGS = re.compile("[\0\ud800-\udfff]")
 
 
@@ -43,6 +44,11 @@ def _convert(kind: SignatureType, value: Any) -> Any:
         case "v":
             if not isinstance(value, Variant):
                 raise TypeError(f"a variant must say its type, {value!r} does not")
+            # Most are numbers and plain text, which were checked when the variant was made.
+            if value.signature in _NUMBERS:
+                return value
+            if value.signature == "s" and not _NOT_IN_STRINGS.search(value.value):
+                return value
             return variant(value.signature, value.value)
         case "a":
             return _convert_array(kind.children[0], value)

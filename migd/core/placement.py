@@ -2,11 +2,11 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import astuple
+from dataclasses import fields
 from functools import cache, lru_cache
 from itertools import combinations, product
 
-from migd.core.model import Gpu, GpuInstance, Placement, Profile, Wanted
+from migd.core.model import Engines, Gpu, GpuInstance, Placement, Profile, Wanted
 
 
 def arrange(
@@ -50,13 +50,13 @@ def exceeded(gpu: Gpu, profile_ids: Iterable[int]) -> str:
         profile = profiles[profile_id]
         if count > profile.instances:
             return f"at most {profile.instances} x {profile.name} fit"
-    names = ("copy", "decoder", "encoder", "jpeg", "ofa")
-    table = {p.id: astuple(p.engines) for p in gpu.profiles}
-    for position, name in enumerate(names):
-        total = max((row[position] for row in table.values()), default=0)
-        if any(p.instances * table[p.id][position] > total for p in gpu.profiles):
+    for engine in fields(Engines):
+        name = engine.name
+        has: dict[int, int] = {p.id: getattr(p.engines, name) for p in gpu.profiles}
+        total = max(has.values(), default=0)
+        if any(p.instances * has[p.id] > total for p in gpu.profiles):
             continue
-        needed = sum(count * table[profile_id][position] for profile_id, count in counts.items())
+        needed = sum(count * has[profile_id] for profile_id, count in counts.items())
         if needed > total:
             return f"they need {needed} {name} engines of {total}"
     return ""

@@ -34,6 +34,7 @@ class Configuration:
         self._refused: tuple[str, ...] = ()
         self._not_here = ""
         self.settings = Settings()
+        self.reloads = 0
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -47,6 +48,7 @@ class Configuration:
 
     def reload(self) -> None:
         """Raises ConfigRefused with every fault; a file that is refused stays as it was."""
+        self.reloads += 1
         refused: list[str] = []
         try:
             self._file = _read(self._path, configs.load)

@@ -65,6 +65,7 @@ class Service:
         self.match = Match.UNKNOWN
         self.match_since = now()
         self.wanted: dict[str, Choice] = {}
+        self._judged: object = None
         self._not_done: tuple[str, ...] = ()
 
     def load(self) -> None:
@@ -219,12 +220,19 @@ class Service:
         self.view = view
         chosen = {u: s.wanted for u, s in self._store.gpus.items() if s.wanted}
         self.wanted = self._configuration.wanted(chosen, view.gpus)
+        # Most looks find what was there: what was judged then need not be judged again.
+        basis = (view.gpus, [*view.troubled], self.wanted, self._configuration.reloads)
+        if basis != self._judged:
+            self._judge(view)
+            self._judged = basis
+        if self.match is Match.YES:
+            self._not_done = ()
+        self._audience.changed()
+
+    def _judge(self, view: View) -> None:
         found = match(view, self.wanted, self._configuration)
         if found is Match.NONE and self.settings.config:
             # It wants something of GPUs that are not to be seen.
             found = Match.UNKNOWN
-        if found is Match.YES:
-            self._not_done = ()
         if found is not self.match:
             self.match, self.match_since = found, now()
-        self._audience.changed()
