@@ -110,7 +110,7 @@ class StateStore:
             log.warning("%s, ignoring", error)
 
     def _write(self, state: State) -> None:
-        data = json.dumps(plain(state), indent=1).encode()
+        data = json.dumps(plain(state)).encode()
         try:
             self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
             files.replace(self._path, data)
