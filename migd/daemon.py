@@ -30,7 +30,6 @@ _CONNECT_S = 20.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    # systemd reads the level from <N> in front of a line; on a terminal it would only disturb.
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
         asyncio.run(_run(arguments.config_dir, arguments.state_dir, arguments.runtime_dir))

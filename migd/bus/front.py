@@ -170,7 +170,6 @@ class Front:
 
     async def _get_gpu(self, _: Call, ident: str) -> tuple[Any, ...]:
         gpu = await self._asked.gpu(ident)
-        self.show()
         return (names.gpu_path(gpu.uuid),)
 
     async def _reload(self, _: Call) -> None:
