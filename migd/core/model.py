@@ -122,12 +122,14 @@ class Process:
 class Gpu:
     """One GPU as observed.
 
+    minor: N of /dev/nvidiaN, -1 where NVML does not say; it can change with a reset
     pci_address: domain:bus:device.function, lower case, four-digit domain
     device_id, subsystem_id: device << 16 | vendor, as NVML's pciDeviceId
     resetless: the mode switches without a GPU reset (NVML field 184)
     """
 
     index: int
+    minor: int
     uuid: str
     name: str
     pci_address: str

@@ -58,11 +58,13 @@ class Reader:
         uuid = call("nvmlDeviceGetUUID", device)
         pci = call("nvmlDeviceGetPciInfo", device)
         total = call("nvmlDeviceGetMemoryInfo", device).total // _MIB
+        minor = offered("nvmlDeviceGetMinorNumber", device)
         mode, pending = mode_of(device)
         profiles = self._gpu_profiles(device, uuid, mode, total)
         instances = () if mode is not Mode.ENABLED else self._instances(device, uuid, profiles)
         return Gpu(
             index=index,
+            minor=-1 if minor is None else minor,
             uuid=uuid,
             name=call("nvmlDeviceGetName", device),
             pci_address=f"{pci.domain:04x}:{pci.bus:02x}:{pci.device:02x}.0",

@@ -98,6 +98,7 @@ def gpu(
     known = profiles(key)
     return Gpu(
         index=index,
+        minor=index,
         uuid=UUID.format(index),
         name=model["nvml_names"][0],
         pci_address=f"0000:{index + 1:02x}:00.0",
@@ -117,6 +118,7 @@ def without_mig(index: int = 0) -> Gpu:
     """A GPU that has no MIG."""
     return Gpu(
         index=index,
+        minor=index,
         uuid=UUID.format(index),
         name="Tesla T4",
         pci_address=f"0000:{index + 1:02x}:00.0",
