@@ -11,10 +11,16 @@ from pathlib import Path
 from migd import __version__, names
 from migd.bus.connection import BusError, Connection, connect
 from migd.bus.front import Front
+from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
+from migd.host.holding import Hold
+from migd.host.manager import Manager
 from migd.host.notify import Notifier
+from migd.host.programs import Programs
+from migd.host.units import Units
 from migd.host.watch import Watch
 from migd.nvml.client import NvmlClient
+from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.follow import Follower
 from migd.service.journal import Journal
@@ -32,7 +38,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     try:
-        asyncio.run(_run(arguments.config_dir, arguments.state_dir, arguments.runtime_dir))
+        asyncio.run(
+            _run(
+                arguments.config_dir,
+                arguments.defaults_dir,
+                arguments.state_dir,
+                arguments.runtime_dir,
+            )
+        )
     except (BusError, OSError) as error:
         log.error("migd ends: %s", error)
         return 1
@@ -44,21 +57,24 @@ def _parser() -> argparse.ArgumentParser:
         prog="migd", description="Keeps the MIG configuration of this host; answers on D-Bus."
     )
     parser.add_argument("--config-dir", type=Path, default=Path(names.CONFIG_DIR))
+    parser.add_argument("--defaults-dir", type=Path, default=Path(names.DEFAULTS_DIR))
     parser.add_argument("--state-dir", type=Path, default=Path(names.STATE_DIR))
     parser.add_argument("--runtime-dir", type=Path, default=Path(names.RUNTIME_DIR))
     parser.add_argument("--version", action="version", version=f"migd {__version__}")
     return parser
 
 
-async def _run(config_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
+async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
     for folder in (state_dir, runtime_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     notifier = Notifier()
     connection = await connect(None, timeout_s=_CONNECT_S)
     front = Front(connection)
-    configuration = Configuration(config_dir)
+    configuration = Configuration(config_dir, defaults_dir)
+    manager = Manager(RemoteBus(connection))
     service = Service(
         NvmlClient(runtime_dir / "worker.lock"),
+        Clients(Units(manager, Programs(manager, runtime_dir)), Hold(manager, runtime_dir)),
         configuration,
         StateStore(state_dir / names.STATE_FILE),
         Journal(state_dir / names.JOURNAL_FILE),

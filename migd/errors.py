@@ -9,6 +9,8 @@
     +-- NotSupported          the GPU or its driver cannot
     +-- NoSpace               the instances do not fit on the GPU
     +-- InUse                 processes hold what must change
+    +-- ClientStuck           a unit or process does not stop, or not start
+    +-- NoSystemd             the service manager does not answer
     +-- ResetRequired         the mode change waits for a reset or a reboot
     +-- ImpactExceeded        the plan needs more than the caller allowed
     +-- Changed               the plan is not the one the caller expected
@@ -86,6 +88,14 @@ class NoSpace(MigdError):
 
 class InUse(MigdError):
     dbus_name = f"{names.ERROR}.InUse"
+
+
+class ClientStuck(MigdError):
+    dbus_name = f"{names.ERROR}.ClientStuck"
+
+
+class NoSystemd(MigdError):
+    dbus_name = f"{names.ERROR}.NoSystemd"
 
 
 class ResetRequired(MigdError):

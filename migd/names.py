@@ -11,10 +11,13 @@ ERROR = "org.migd1.Error"
 DBUS_ERROR = "org.freedesktop.DBus.Error"
 
 CONFIG_DIR = "/etc/migd"
+DEFAULTS_DIR = "/usr/lib/migd"
 STATE_DIR = "/var/lib/migd"
 RUNTIME_DIR = "/run/migd"
 CONFIG_FILE = "config.yaml"
 SETTINGS_FILE = "migd.yaml"
+CLIENTS_FILE = "clients.yaml"
+CLIENTS_DIR = "clients.d"
 STATE_FILE = "state.json"
 JOURNAL_FILE = "journal"
 

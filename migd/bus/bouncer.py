@@ -17,6 +17,7 @@ ACTIONS = {
     (names.MANAGER, "ListJobs"): FREE,
     (names.MANAGER, "Assert"): FREE,
     (names.MANAGER, "Export"): FREE,
+    (names.MANAGER, "ListClients"): FREE,
     (names.MANAGER, "GetConfig"): FREE,
     (names.MANAGER, "GetGpu"): FREE,
     (names.MANAGER, "Reload"): "org.migd1.reload",

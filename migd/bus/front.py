@@ -119,6 +119,7 @@ class Front:
             "Export": self._export,
             "GetConfig": self._get_config,
             "GetGpu": self._get_gpu,
+            "ListClients": self._list_clients,
             "Reload": self._reload,
         }
 
@@ -171,6 +172,10 @@ class Front:
     async def _get_gpu(self, _: Call, ident: str) -> tuple[Any, ...]:
         gpu = await self._asked.gpu(ident)
         return (names.gpu_path(gpu.uuid),)
+
+    async def _list_clients(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        options.none(given)
+        return ([objects.client(s) for s in await self._asked.clients()],)
 
     async def _reload(self, _: Call) -> None:
         self._asked.reload()

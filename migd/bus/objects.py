@@ -7,7 +7,9 @@ from dbus_next.signature import Variant
 
 from migd import __version__, names
 from migd.bus.tree import Objects
-from migd.core.job import Outcome, PastJob
+from migd.core.clients import Blocked, Clearing, End, Standing, Stop
+from migd.core.holders import Holder, Use
+from migd.core.job import ClientOutcome, Outcome, PastJob
 from migd.core.model import ComputeInstance, Gpu, GpuInstance, Process, Profile
 from migd.core.plan import GpuPlan
 from migd.core.steps import (
@@ -20,8 +22,7 @@ from migd.core.steps import (
     action,
     sentence,
 )
-from migd.errors import Hung, Nvml
-from migd.host.processes import Holder
+from migd.errors import Hung, ImpactExceeded, Nvml
 from migd.service.job import Job
 from migd.service.request import Blocker
 from migd.service.service import Planned, Service
@@ -113,12 +114,18 @@ def _process(process: Process, view: View) -> dict[str, Variant]:
 
 
 def _holder(holder: Holder) -> dict[str, Variant]:
-    return {
+    told = {
         "pid": Variant("u", holder.pid),
         "command": Variant("s", holder.command),
         "user": Variant("s", holder.user),
         "unit": Variant("s", holder.unit),
     }
+    where = {
+        "user-unit": holder.user_unit,
+        "container": holder.container,
+        "session": holder.session,
+    }
+    return told | {name: Variant("s", text) for name, text in where.items() if text}
 
 
 def _gpu_instance(gpu: Gpu, gi: GpuInstance) -> Properties:
@@ -172,24 +179,56 @@ def summary(planned: Planned) -> dict[str, Variant]:
     return {
         "impact": Variant("s", plan.impact.value),
         "gpus": Variant("as", [g.gpu.uuid for g in plan.gpus if g.steps]),
-        # Nothing is stopped and nobody ended by this version: who is in the way is a blocker.
-        "stops": Variant("as", []),
-        "will-not-return": Variant("aa{sv}", []),
+        "stops": Variant("as", list(planned.clearing.units)),
+        "will-not-return": Variant("aa{sv}", _not_returning(planned.clearing)),
         "blockers": Variant("aa{sv}", [_blocker(b) for b in planned.blockers]),
-        "digest": Variant("s", plan.digest),
+        "digest": Variant("s", planned.digest),
     }
+
+
+def _not_returning(clearing: Clearing) -> list[dict[str, Variant]]:
+    units = [{"unit": Variant("s", name)} for name in clearing.lost]
+    return units + [_holder(e.client.holder) | _of(e.uses[0]) for e in clearing.ends]
 
 
 def _blocker(blocker: Blocker) -> dict[str, Variant]:
+    told = {"message": Variant("s", str(blocker.error))}
+    if blocker.client is None:
+        kind = "impact" if isinstance(blocker.error, ImpactExceeded) else "unit"
+        return {"kind": Variant("s", kind), **told}
+    told |= _holder(blocker.client.holder) | (_of(blocker.use) if blocker.use else {})
+    return {"kind": Variant("s", "process"), **told}
+
+
+def _of(use: Use) -> dict[str, Variant]:
+    told = {"gpu": Variant("s", use.gpu)}
+    told |= {"gi": Variant("u", use.gi)} if use.gi is not None else {}
+    return told | ({"ci": Variant("u", use.ci)} if use.ci is not None else {})
+
+
+def client(standing: Standing) -> dict[str, Variant]:
+    """One of ListClients."""
+    action, message = _told(standing.decision)
     told = {
-        "kind": Variant("s", "process" if blocker.holder else "impact"),
-        "message": Variant("s", str(blocker.error)),
+        "action": Variant("s", action),
+        "from": Variant("s", standing.since.value),
+        "message": Variant("s", message),
     }
-    if blocker.holder:
-        told |= _holder(blocker.holder) | {"gpu": Variant("s", blocker.gpu)}
-    if blocker.gi is not None:
-        told["gi"] = Variant("u", blocker.gi)
-    return told
+    if standing.client is None:
+        assert isinstance(standing.decision, Stop)
+        return {"unit": Variant("s", standing.decision.unit), **told}
+    uses = [_of(u) | {"how": Variant("s", u.how.value)} for u in standing.client.uses]
+    return _holder(standing.client.holder) | {"uses": Variant("aa{sv}", uses)} | told
+
+
+def _told(decision: Stop | End | Blocked) -> tuple[str, str]:
+    match decision:
+        case Stop(unit):
+            return "stop", f"{unit} is stopped and started again"
+        case End():
+            return "end", "it is ended for good"
+        case Blocked():
+            return "refuse", decision.advice
 
 
 def steps(plans: Iterable[GpuPlan]) -> list[dict[str, Variant]]:
@@ -236,7 +275,16 @@ def details(past: PastJob) -> dict[str, Variant]:
         "changed": Variant("b", past.changed),
         "wanted": Variant("b", past.wanted),
         "gpus": Variant("aa{sv}", [_outcome(o) for o in past.outcomes]),
+        "clients": Variant("aa{sv}", [_client_outcome(c) for c in past.clients]),
     }
+
+
+def _client_outcome(outcome: ClientOutcome) -> dict[str, Variant]:
+    told = {"unit": Variant("s", outcome.unit), "result": Variant("s", outcome.fate.value)}
+    if outcome.pid:
+        told["pid"] = Variant("u", outcome.pid)
+    texts = {"what": outcome.what, "message": outcome.message}
+    return told | {name: Variant("s", text) for name, text in texts.items() if text}
 
 
 def _outcome(outcome: Outcome) -> dict[str, Variant]:

@@ -16,6 +16,7 @@ _SIGNATURES = {
     "mode-only": "b",
     "max-impact": "s",
     "expect": "s",
+    "terminate": "b",
 }
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")

@@ -1,5 +1,8 @@
 """Tells a signal of the real owner of a bus name from one that anybody sent."""
 
+import contextlib
+from collections.abc import Callable
+
 from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
@@ -14,10 +17,28 @@ class NameOwner:
         self._name = name
         self._unique = ""
         self._changes = 0
+        self._moved: Callable[[], None] | None = None
 
-    async def follow(self) -> None:
-        """Learn the owner, and each later one until the connection ends."""
+    @property
+    def known(self) -> bool:
+        """Whether somebody owns the name, as far as follow() has learned."""
+        return bool(self._unique)
+
+    async def follow(self, moved: Callable[[], None] | None = None) -> None:
+        """Learn the owner, and each later one until the connection ends.
+
+        moved: called after each change
+        """
+        self._moved = moved
         self._connection.add_handler(self._on_message)
+        try:
+            await self._learn()
+        except BaseException:
+            with contextlib.suppress(ValueError):  # the end of the connection removes all of them
+                self._connection.remove_handler(self._on_message)
+            raise
+
+    async def _learn(self) -> None:
         await self._connection.match(
             f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',"
             f"arg0='{self._name}'"
@@ -49,6 +70,8 @@ class NameOwner:
         if changed and changed[0] == self._name:
             self._unique = changed[1]
             self._changes += 1
+            if self._moved:
+                self._moved()
         return False
 
 

@@ -18,6 +18,11 @@ from migd.names import JOB
 RETURN_S = 30.0
 _RESTARTS = 5
 _NONE = "/"
+_CAME_OF = {
+    "returned": "stopped and started again",
+    "missing": "stopped, and did not come back",
+    "ended": "ended for good",
+}
 
 
 async def apply(client: Client, arguments: Namespace, out: Terminal) -> Exit:
@@ -123,6 +128,8 @@ def lines(number: int, result: str, details: dict[str, Any], out: Terminal) -> I
     yield f"job {number}: {words}"
     for gpu in details.get("gpus", ()):
         yield from _gpu(gpu, out)
+    for one in details.get("clients", ()):
+        yield _client(one, out)
     kept = details.get("wanted")
     if kept is not None and kept != (result == "done"):
         yield f"the choice is {'' if kept else 'not '}kept for the next boot"
@@ -139,6 +146,14 @@ def _gpu(gpu: dict[str, Any], out: Terminal) -> Iterator[str]:
         yield out.safe(f"    {call} returned {gpu.get('code-name', '')} ({gpu.get('code', '?')})")
     if left := gpu.get("left"):
         yield f"    it has: {out.sentence(left)}"
+
+
+def _client(one: dict[str, Any], out: Terminal) -> str:
+    result = one.get("result", "")
+    style = Style.BAD if result == "missing" else Style.GOOD
+    line = f"  {out.safe(one.get('what') or one.get('unit', ''))}  "
+    line += out.paint(style, out.safe(_CAME_OF.get(result, result)))
+    return f"{line}: {out.sentence(one['message'])}" if result == "missing" else line
 
 
 def _say(sentence: str) -> None:

@@ -50,6 +50,7 @@ def parser() -> ArgumentParser:
     _naming(staging)
     checking = _verb(verbs, "check", "judge files, without a daemon and without a GPU")
     _checking(checking)
+    _verb(verbs, "clients", "list who has a GPU, and what would become of each for a change")
     _verb(verbs, "export", "print what is on the node as YAML")
     _verb(verbs, "jobs", "list the running job and the last ones")
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
@@ -113,6 +114,11 @@ def _requesting(to: ArgumentParser) -> None:
         "--max-impact",
         choices=_IMPACTS,
         help="the most that may happen; default: gpu, which is all without a reset",
+    )
+    to.add_argument(
+        "--terminate",
+        action="store_true",
+        help="stop or end who is in the way and is not listed in clients.yaml; never containers",
     )
     to.add_argument(
         "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 
-from migd.cli import apply, configs, jobs, plans, stage, status, text
+from migd.cli import apply, clients, configs, jobs, plans, stage, status, text
 from migd.cli.arguments import parser
 from migd.cli.client import Client, client
 from migd.cli.outcome import Exit, Failure
@@ -24,6 +24,7 @@ _VERBS: dict[str, Verb] = {
     "apply": apply.apply,
     "assert": plans.check,
     "stage": stage.stage,
+    "clients": clients.clients,
     "export": configs.export,
     "jobs": jobs.jobs,
     "cancel": jobs.cancel,

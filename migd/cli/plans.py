@@ -60,8 +60,9 @@ def lines(summary: dict[str, Any], steps: Sequence[dict[str, Any]], out: Termina
     yield f"impact: {out.safe(_IMPACT.get(impact, impact))}"
     if stops := summary.get("stops"):
         yield f"stopped and started again: {out.safe(', '.join(stops))}"
-    for process in summary.get("will-not-return", ()):
-        yield f"ended for good: {holder(process, out)}"
+    for client in summary.get("will-not-return", ()):
+        unit = out.safe(client.get("unit", ""))
+        yield f"ended for good: {holder(client, out) if 'pid' in client else unit}"
     blockers = summary.get("blockers", ())
     if blockers:
         yield out.paint(Style.BAD, "apply would refuse this:")

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 
 from migd.cli import draw, node, slices, text
 from migd.cli.client import Client
+from migd.cli.clients import where
 from migd.cli.node import Gpu, Instance, Node, Properties
 from migd.cli.outcome import BUSY, Exit, Failure
 from migd.cli.progress import job_line
@@ -108,11 +109,11 @@ def _state(gpu: Gpu, out: Terminal) -> Iterator[str]:
 
 
 def holder(process: Properties, out: Terminal) -> str:
-    """Who holds something: pid, command, user, and the unit if there is one."""
+    """Who holds something: pid, command, user, and where it runs."""
     command = out.cut(out.safe(process.get("command", "")), _COMMAND_COLUMNS)
     words = [str(process.get("pid", "?")), command, out.safe(process.get("user", ""))]
-    unit = out.safe(process.get("unit", ""))
-    return " ".join(filter(None, words)) + (f" ({unit})" if unit else "")
+    place = out.safe(where(process))
+    return " ".join(filter(None, words)) + (f" ({place})" if place else "")
 
 
 def _instances(gpu: Gpu, out: Terminal) -> Iterator[str]:

@@ -32,7 +32,7 @@ _LOAD: Mapping[Kind, Callable[[str, str], Any]] = {
 }
 _KEYS = {
     "mig-configs": Kind.CONFIG,
-    "systemd-services": Kind.CLIENTS,
+    **dict.fromkeys(("systemd-services", "processes", "unlisted"), Kind.CLIENTS),
     "hooks": Kind.HOOKS,
     **dict.fromkeys(settings.KEYS, Kind.SETTINGS),
 }

@@ -1,44 +1,28 @@
-"""Loads a list of GPU clients in the GPU Operator's format, and refuses what must never stop."""
+"""Loads lists of GPU clients: the GPU Operator's format, and migd's keys."""
 
-import re
-from dataclasses import dataclass
+from collections.abc import Iterable
+from dataclasses import dataclass, field
 
 from migd.config.document import document
 from migd.config.faults import Faults, shortened
 from migd.config.fields import Field
+from migd.config.processes import process
+from migd.config.settings import word
+from migd.config.units import forbidden, unit
+from migd.core.listed import Listed, ListedUnit, Unlisted
+
+__all__ = ["KEYS", "VERSION", "Clients", "check_version", "combined", "forbidden", "load"]
 
 VERSION = "v1"
-KEYS = ("version", "systemd-services")
-
-_LONGEST = 255
-_UNIT = re.compile(
-    r"[A-Za-z0-9:_.\\-]+(?P<template>@(?P<instance>[A-Za-z0-9:_.\\@-]*))?\.(?P<kind>[a-z]+)"
-)
-_KINDS = ("service", "socket", "timer", "path")
-_EVERY_KIND = (*_KINDS, "target", "slice", "scope", "mount", "automount", "swap", "device")
-# Without the kind at the end, and without an instance.
-_NEVER = {
-    **dict.fromkeys(("dbus", "dbus-broker"), "the system bus"),
-    **dict.fromkeys(("polkit", "polkitd", "dbus-org.freedesktop.PolicyKit1"), "polkit"),
-    **dict.fromkeys(("systemd-logind", "dbus-org.freedesktop.login1"), "logind"),
-    **dict.fromkeys(
-        ("systemd-journald", "systemd-journald-dev-log", "systemd-journald-audit",
-         "systemd-journald-varlink", "syslog"),
-        "the journal",
-    ),
-    **dict.fromkeys(("user", "user-runtime-dir"), "the manager of a user's session"),
-    **dict.fromkeys(("migd", "migd-boot"), "migd itself"),
-    **dict.fromkeys(
-        ("nvidia-persistenced", "nvidia-fabricmanager"), "a service that migd is started after"
-    ),
-}  # fmt: skip
+KEYS = ("version", "systemd-services", "processes", "unlisted")
 
 
 @dataclass(frozen=True)
 class Clients:
-    """GPU clients that are stopped for a change, in this order."""
+    """One file; says_unlisted: whether it has that key."""
 
-    services: tuple[str, ...] = ()
+    listed: Listed = field(default_factory=Listed)
+    says_unlisted: bool = False
 
 
 def load(text: str, source: str) -> Clients:
@@ -56,25 +40,16 @@ def load(text: str, source: str) -> Clients:
     return clients
 
 
-def _root(root: Field) -> Clients:
-    right = f"write version: {VERSION} and systemd-services: with a list of units"
-    members = root.record(KEYS, right) or {}
-    check_version(members.get("version"))
-    listed = members.get("systemd-services")
-    if listed is None or listed.empty:
-        return Clients()
-    units: dict[str, int] = {}
-    for item in listed.items("write a list of units, such as [nvidia-dcgm.service]") or ():
-        unit = item.text("write the name of a unit")
-        if unit is None:
-            continue
-        if wrong := _wrong(unit):
-            item.wrong(wrong)
-        elif unit in units:
-            item.wrong(f"{unit} stands here and in line {units[unit]}; keep one of the two")
-        else:
-            units[unit] = item.position.line
-    return Clients(tuple(units))
+def combined(files: Iterable[Clients]) -> Listed:
+    """All files, each adding to those before.
+
+    A unit that is listed again keeps its place and is as the last file says. Of the entries that
+    mean a process, the first counts. `unlisted` is as the last file says that has it.
+    """
+    listed = Listed()
+    for file in files:
+        listed = listed.adding(file.listed, says_unlisted=file.says_unlisted)
+    return listed
 
 
 def check_version(version: Field | None) -> None:
@@ -83,22 +58,36 @@ def check_version(version: Field | None) -> None:
         version.wrong(f'"{shortened(str(known))}" is not known; write version: {VERSION}')
 
 
-def _wrong(unit: str) -> str:
-    """What is wrong with the name of a unit, or ""."""
-    match = _UNIT.fullmatch(unit) if len(unit) <= _LONGEST else None
-    shown = f'"{shortened(unit)}"'
-    if match is None or match["kind"] not in _EVERY_KIND:
-        plain = re.fullmatch(r"[A-Za-z0-9:_@-]+", unit)
-        hint = f"write {unit}.service" if plain else "write one such as nvidia-dcgm.service"
-        return f"{shown} is not the name of a systemd unit; {hint}"
-    if match["kind"] not in _KINDS:
-        return (
-            f"{shown} is a {match['kind']}, which cannot be stopped and started as a client; "
-            "write the services in it"
-        )
-    if match["instance"] == "":
-        return f"{shown} is a template; write an instance of it, with a name behind the @"
-    name = unit.partition("@")[0] if match["template"] else unit.rpartition(".")[0]
-    if name in _NEVER:
-        return f"{shown} must not be stopped: it is {_NEVER[name]}; remove it"
-    return ""
+def _root(root: Field) -> Clients:
+    right = f"write version: {VERSION} and systemd-services: with a list of units"
+    members = root.record(KEYS, right) or {}
+    check_version(members.get("version"))
+    listed = Listed(
+        _units(members.get("systemd-services")),
+        tuple(p for item in _items(members.get("processes"), _PROCESSES) if (p := process(item))),
+        word(members.get("unlisted"), Unlisted.REFUSE),
+    )
+    return Clients(listed, "unlisted" in members)
+
+
+def _units(value: Field | None) -> tuple[ListedUnit, ...]:
+    units: dict[str, ListedUnit] = {}
+    lines: dict[str, int] = {}
+    for item in _items(value, _UNITS):
+        found = unit(item)
+        if found is None:
+            continue
+        if found.name in units:
+            line = lines[found.name]
+            item.wrong(f"{found.name} stands here and in line {line}; keep one of the two")
+        else:
+            units[found.name], lines[found.name] = found, item.position.line
+    return tuple(units.values())
+
+
+_UNITS = "write a list of units, such as [nvidia-dcgm.service]"
+_PROCESSES = "write a list, such as [{executable: /usr/bin/nvtop}]"
+
+
+def _items(value: Field | None, right: str) -> Iterable[Field]:
+    return () if value is None or value.empty else value.items(right) or ()

@@ -22,10 +22,23 @@ class OnChange(StrEnum):
 
 @dataclass(frozen=True)
 class TimeLimit:
-    """What is waited for, and how long that may be set to, in seconds."""
+    """What is waited for, and how long that may be set to, in seconds.
+
+    built_in: what counts where nothing is set; None where that is NVML's client's own affair
+    """
 
     least: int
     most: int
+    built_in: int | None = None
+
+    def seconds(self, value: Field) -> int | None:
+        """Those that a file gives, or None after a fault."""
+        right = f"write {self.least} to {self.most}, in seconds"
+        seconds = value.integer(right)
+        if seconds is not None and not self.least <= seconds <= self.most:
+            value.wrong(f"{shortened(value.node.text)} is out of range; {right}")
+            return None
+        return seconds
 
 
 TIME_LIMITS: Mapping[str, TimeLimit] = {
@@ -37,6 +50,11 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     "nvml-in-use": TimeLimit(0, 60),
     # How long NVML stays open after its last answer.
     "nvml-idle": TimeLimit(0, 60),
+    # How long a client's unit may take to stop (systemd's own limit is 90 s by default), and to
+    # start; how long a process has after SIGTERM. clients.yaml may say otherwise of each.
+    "client-stop": TimeLimit(1, 3600, built_in=100),
+    "client-start": TimeLimit(1, 3600, built_in=120),
+    "client-grace": TimeLimit(1, 600, built_in=20),
 }
 KEYS = ("config", "config-authority", "on-config-change", "time-limits")
 
@@ -53,6 +71,15 @@ class Settings:
     authority: Authority = Authority.LAST_CHOICE
     on_change: OnChange = OnChange.REPORT
     time_limits: Mapping[str, int] = field(default_factory=dict)
+
+    @property
+    def limits(self) -> dict[str, int]:
+        """Of clients: seconds, as given or as built in."""
+        return {
+            key: self.time_limits.get(key, limit.built_in)
+            for key, limit in TIME_LIMITS.items()
+            if limit.built_in is not None
+        }
 
 
 def load(text: str, source: str) -> Settings:
@@ -75,8 +102,8 @@ def _root(root: Field) -> Settings:
     default = Settings()
     return Settings(
         _config(members["config"]) if "config" in members else default.config,
-        _word(members.get("config-authority"), default.authority),
-        _word(members.get("on-config-change"), default.on_change),
+        word(members.get("config-authority"), default.authority),
+        word(members.get("on-config-change"), default.on_change),
         _time_limits(members["time-limits"]) if "time-limits" in members else {},
     )
 
@@ -88,7 +115,7 @@ def _config(value: Field) -> str:
     return name or ""
 
 
-def _word(value: Field | None, default: E) -> E:
+def word(value: Field | None, default: E) -> E:
     """One of the words that the type of `default` has."""
     if value is None:
         return default
@@ -105,7 +132,7 @@ def _time_limits(value: Field) -> dict[str, int]:
     members = value.record(tuple(TIME_LIMITS), "write limits in seconds, such as {nvml-read: 30}")
     limits = {}
     for key, member in (members or {}).items():
-        seconds = _seconds(member, TIME_LIMITS[key]) if key in TIME_LIMITS else None
+        seconds = TIME_LIMITS[key].seconds(member) if key in TIME_LIMITS else None
         if seconds is not None:
             limits[key] = seconds
     if "nvml-change" in limits and limits.get("nvml-in-use", 0) >= limits["nvml-change"]:
@@ -115,12 +142,3 @@ def _time_limits(value: Field) -> dict[str, int]:
             "again is part of a change",
         )
     return limits
-
-
-def _seconds(value: Field, limit: TimeLimit) -> int | None:
-    right = f"write {limit.least} to {limit.most}, in seconds"
-    seconds = value.integer(right)
-    if seconds is not None and not limit.least <= seconds <= limit.most:
-        value.wrong(f"{shortened(value.node.text)} is out of range; {right}")
-        return None
-    return seconds

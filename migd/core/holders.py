@@ -73,7 +73,7 @@ class Holder:
     uid: -1 where it cannot be read; user: its name, or the number
     unit: the unit of the system's service manager, "" outside of it
     user_unit: the unit of a user's service manager; container: what runs it and its name;
-    session: logind's name of the login session; each "" for none
+    session: logind's name of the login session; job: Slurm's number of it; each "" for none
     """
 
     pid: int
@@ -86,6 +86,7 @@ class Holder:
     user_unit: str = ""
     container: str = ""
     session: str = ""
+    job: str = ""
 
     def __str__(self) -> str:
         of = f" of user {self.user}" if self.user else ""
@@ -96,7 +97,10 @@ class Holder:
         """Where it runs, the most telling: container, user's unit, unit; "" for nowhere."""
         if self.container:
             return f"container {self.container}"
-        return self.user_unit or self.unit
+        where = self.user_unit or self.unit
+        if self.job:
+            return f"{where} (job {self.job})" if where else f"job {self.job}"
+        return where
 
 
 @dataclass(frozen=True)

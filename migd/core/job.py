@@ -1,10 +1,11 @@
 """The life of a job as values: its phases, how it ends, and what is written down of it."""
 
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migd.core.model import Layout
+from migd.core.values import LATER
 
 
 class Phase(StrEnum):
@@ -65,6 +66,32 @@ class Outcome:
     left: str = ""
 
 
+class Fate(StrEnum):
+    """What came of a client. MISSING: it was stopped and did not come back."""
+
+    RETURNED = "returned"
+    MISSING = "missing"
+    ENDED = "ended"
+
+
+@dataclass(frozen=True)
+class ClientOutcome:
+    """What came of one client: a unit, or a process that was ended for good.
+
+    pid: 0 for a unit; what: the process in words, "" for a unit
+    """
+
+    unit: str
+    pid: int
+    what: str
+    fate: Fate
+    message: str = ""
+
+    @property
+    def missing(self) -> bool:
+        return self.fate is Fate.MISSING
+
+
 @dataclass(frozen=True)
 class Choice:
     """What somebody asked for: the name of a configuration, or the text itself.
@@ -102,13 +129,20 @@ class PastJob:
     changed: bool
     wanted: bool
     outcomes: tuple[Outcome, ...]
+    clients: tuple[ClientOutcome, ...] = field(default=(), metadata={LATER: True})
 
 
-def result_of(outcomes: Iterable[Outcome], *, canceled: bool) -> Result:
-    """The result of a job from those of its GPUs."""
+def result_of(
+    outcomes: Iterable[Outcome], clients: Iterable[ClientOutcome] = (), *, canceled: bool
+) -> Result:
+    """The result of a job from those of its GPUs, and of the clients that it stopped.
+
+    A client that did not come back makes a success partial: done means that all is well.
+    """
     endings = {o.ending for o in outcomes}
     if not endings & {Ending.ROLLED_BACK, Ending.FAILED}:
-        return Result.DONE
+        missing = any(c.missing for c in clients)
+        return Result.PARTIAL if missing else Result.DONE
     if canceled:
         return Result.CANCELED
     return Result.PARTIAL if Ending.DONE in endings else Result.FAILED
@@ -165,7 +199,28 @@ class Returned:
     outcome: Outcome
 
 
-Record = Begun | Stepping | Reached | Returned
+@dataclass(frozen=True)
+class Stopping:
+    """Written before a unit is stopped: it is to be started again, with those that stop along.
+
+    start_s: how long a start of it may take, in seconds
+    """
+
+    unit: str
+    along: tuple[str, ...]
+    start_s: int
+
+
+@dataclass(frozen=True)
+class Signaling:
+    """Written before a process is ended for good; what: it in words."""
+
+    pid: int
+    unit: str
+    what: str
+
+
+Record = Begun | Stopping | Signaling | Stepping | Reached | Returned
 
 
 @dataclass(frozen=True)
@@ -175,6 +230,8 @@ class Unfinished:
     begun: Begun
     reached: dict[str, Layout]
     returned: dict[str, Outcome]
+    stopped: tuple[Stopping, ...]
+    signaled: tuple[Signaling, ...]
 
     @property
     def open(self) -> tuple[Before, ...]:
@@ -187,16 +244,18 @@ class Unfinished:
 def unfinished(records: Iterable[Record]) -> Unfinished | None:
     """The job that the records tell of, or None if there was none."""
     begun: Begun | None = None
-    reached: dict[str, Layout] = {}
-    returned: dict[str, Outcome] = {}
+    told: list[Record] = []
     for record in records:
-        match record:
-            case Begun():
-                begun, reached, returned = record, {}, {}
-            case Reached(gpu, layout):
-                reached[gpu] = layout
-            case Returned(outcome):
-                returned[outcome.gpu] = outcome
-            case Stepping():
-                pass
-    return Unfinished(begun, reached, returned) if begun else None
+        if isinstance(record, Begun):
+            begun, told = record, []
+        else:
+            told.append(record)
+    if begun is None:
+        return None
+    return Unfinished(
+        begun,
+        {r.gpu: r.layout for r in told if isinstance(r, Reached)},
+        {r.outcome.gpu: r.outcome for r in told if isinstance(r, Returned)},
+        tuple(r for r in told if isinstance(r, Stopping)),
+        tuple(r for r in told if isinstance(r, Signaling)),
+    )

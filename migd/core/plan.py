@@ -36,14 +36,23 @@ class GpuPlan:
 
     goal: what it has after them, with every placement
     kept: ids of the GPU instances that stay
-    holders: processes that use what the steps destroy, by NVML's list
+    gone: ids of those that go, or whose compute instances do
+    whole: whether the steps need the GPU to be idle as a whole
+    switches: whether its MIG mode changes
     """
 
     gpu: Gpu
     goal: Target
     steps: tuple[Step, ...]
     kept: tuple[int, ...]
-    holders: tuple[Process, ...]
+    gone: tuple[int, ...]
+    whole: bool
+    switches: bool
+
+    @property
+    def holders(self) -> tuple[Process, ...]:
+        """Processes that use what the steps destroy, by NVML's list."""
+        return tuple(p for p in self.gpu.processes if self.whole or p.gi in self.gone)
 
     @property
     def impact(self) -> Impact:
@@ -159,13 +168,12 @@ def _creations(wanted: Iterable[Wanted], settled: Layout | None) -> Iterator[Cre
 
 def _finish(gpu: Gpu, goal: Target, steps: tuple[Step, ...], kept: tuple[int, ...]) -> GpuPlan:
     # All compute instances of a GPU instance go together, so its id is enough.
-    gone = {s.gi for s in steps if isinstance(s, DestroyInstance | DestroyCompute)}
+    gone = sorted({s.gi for s in steps if isinstance(s, DestroyInstance | DestroyCompute)})
     # The mode, and a GPU instance that is created beside no other, need the whole GPU idle (mig-ug;
     # the driver's check in kmigmgrCreateGPUInstanceCheck_GA100).
     first = not kept and any(isinstance(s, CreateInstance) for s in steps)
-    whole = first or any(isinstance(s, SetMode) and s.mode != gpu.mode for s in steps)
-    holders = tuple(p for p in gpu.processes if whole or p.gi in gone)
-    return GpuPlan(gpu, goal, steps, kept, holders)
+    switches = any(isinstance(s, SetMode) and s.mode != gpu.mode for s in steps)
+    return GpuPlan(gpu, goal, steps, kept, tuple(gone), first or switches, switches)
 
 
 def offers(gpu: Gpu) -> str:

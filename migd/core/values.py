@@ -9,6 +9,8 @@ from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
+# In the metadata of a field with a default: what an earlier version wrote may lack it.
+LATER = "later"
 
 _PLAIN = frozenset({str, int, bool, float, type(None)})
 
@@ -110,11 +112,13 @@ def _members(read: Reader) -> Reader:
 def _record(kind: type[Any]) -> Reader:
     check = _exactly(dict)
     readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    later = {f.name for f in fields(kind) if LATER in f.metadata}
 
     def record(value: Any) -> Any:
         mapping = check(value)
-        if mapping.keys() != readers.keys():
-            odd = ", ".join(sorted(str(k) for k in mapping.keys() ^ readers.keys()))
+        differ = mapping.keys() ^ readers.keys()
+        if not differ <= later:
+            odd = ", ".join(sorted(str(k) for k in differ - later))
             raise _Misfit(f"missing or unknown: {odd}")
         return kind(**{name: _named(name, readers[name], v) for name, v in mapping.items()})
 

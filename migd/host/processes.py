@@ -1,64 +1,139 @@
-"""Who a process is, by name: command, user, systemd unit. The only importer of psutil."""
+"""Who a process is, by name: command, user, unit, container. The only importer of psutil."""
 
-import re
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 
+from migd.core.holders import Holder
+from migd.host import cgroups
+from migd.host.cgroups import Owner
+
+T = TypeVar("T")
+
 _COMMAND_LIMIT = 200
-_UNIT = re.compile(r"[^/]+\.(?:service|scope)")
+_DELETED = " (deleted)"
+# include/linux/sched.h
+_PF_KTHREAD = 0x00200000
 
 
 @dataclass(frozen=True)
-class Holder:
-    """A process as people know it. Texts come from the process itself and may be anything.
+class Stat:
+    """From /proc/PID/stat. started: field 22, clock ticks after boot."""
 
-    command: its command line, cut; user: its name, or the number; unit: "" outside systemd
-    """
+    state: str
+    parent: int
+    kernel: bool
+    threads: int
+    started: int
 
-    pid: int
-    command: str
-    user: str
-    unit: str
 
-    def __str__(self) -> str:
-        of = f" of user {self.user}" if self.user else ""
-        within = f" in {self.unit}" if self.unit else ""
-        return f"pid {self.pid} ({self.command}){of}{within}"
+def stat(pid: int) -> Stat | None:
+    """None for a process that is gone."""
+    try:
+        data = Path(f"/proc/{pid}/stat").read_bytes()
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return None
+    # The name stands in parentheses and may contain some itself.
+    fields = data[data.rindex(b")") + 2 :].split()
+    kernel = bool(int(fields[6]) & _PF_KTHREAD)
+    return Stat(fields[0].decode(), int(fields[1]), kernel, int(fields[17]), int(fields[19]))
 
 
 def describe(pids: Iterable[int]) -> dict[int, Holder]:
-    """By pid. A process that is gone, or not to be seen from here, is still named by its pid."""
-    return {pid: _describe(pid) for pid in pids}
+    """By pid. A process that is gone, or not to be seen from here, is still named by its pid.
+
+    Blocking: where users come from a directory service, it is asked for their names.
+    """
+    within = own_container()
+    return {pid: describe_one(pid, within) for pid in pids}
 
 
-def _describe(pid: int) -> Holder:
+def describe_one(pid: int, within: str) -> Holder:
+    """within: own_container(), for many to be told apart from it only once."""
+    gone = Holder(pid, command="gone, or outside this host's view")
+    before = stat(pid)
+    if before is None:
+        return gone
     try:
         process = psutil.Process(pid)
         with process.oneshot():
-            command = " ".join(process.cmdline()) or process.name()
-            user = process.username()
+            uid, user = process.uids().real, process.username()
+            command = " ".join(_told(process.cmdline, [])) or process.name()
     except psutil.Error:
-        return Holder(pid, "gone, or outside this host's view", "", "")
-    return Holder(pid, printable(command)[:_COMMAND_LIMIT], user, _unit(pid))
+        return gone
+    of = owner(pid, within)
+    described = Holder(
+        pid,
+        before.started,
+        # Cut before as well: a command line can be megabytes.
+        printable(command[:_COMMAND_LIMIT])[:_COMMAND_LIMIT],
+        printable(_executable(pid)),
+        uid,
+        printable(user),
+        printable(of.unit),
+        printable(of.user_unit),
+        printable(of.container),
+        printable(of.session),
+        of.job,
+    )
+    after = stat(pid)
+    return described if after and after.started == before.started else gone
+
+
+def _told(ask: Callable[[], T], otherwise: T) -> T:
+    """A process whose first thread has ended tells little, and yet can have a GPU."""
+    try:
+        return ask()
+    except psutil.ZombieProcess:
+        return otherwise
+
+
+def _executable(pid: int) -> str:
+    """Not psutil's: where the kernel does not tell, that believes the process itself."""
+    try:
+        return str(Path(f"/proc/{pid}/exe").readlink()).removesuffix(_DELETED)
+    except OSError:
+        return ""
+
+
+def owner(pid: int, within: str = "") -> Owner:
+    """Who runs a process, as its control group tells."""
+    return cgroups.parse(_cgroup(pid), within)
+
+
+def own_container() -> str:
+    """The control group of the container that this process is in, "" if it is in none."""
+    return cgroups.container_path(_cgroup(os.getpid()))
+
+
+def _cgroup(pid: int) -> str:
+    try:
+        return os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
+    except (FileNotFoundError, ProcessLookupError, PermissionError):
+        return ""
+
+
+def ancestors(pid: int) -> list[int]:
+    """Parent, its parent and so on, up to the first process of the host."""
+    found: list[int] = []
+    while (of := stat(pid)) and of.parent > 0 and of.parent not in found:
+        pid = of.parent
+        found.append(pid)
+    return found
+
+
+def descendants(pid: int) -> list[int]:
+    """Children, their children and so on, those who are nearest first; none if it is gone."""
+    try:
+        return [p.pid for p in psutil.Process(pid).children(recursive=True)]
+    except psutil.Error:
+        return []
 
 
 def printable(text: str) -> str:
     """`text` with everything that could steer a terminal or break a line made visible."""
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
-
-
-def _unit(pid: int) -> str:
-    """The systemd unit of a process, the innermost: the last one in its cgroup's path."""
-    try:
-        lines = Path(f"/proc/{pid}/cgroup").read_text().splitlines()
-    except OSError:
-        return ""
-    for line in lines:
-        if line.startswith("0::") or ":name=systemd:" in line:
-            found = _UNIT.findall(line)
-            if found:
-                return str(found[-1])
-    return ""

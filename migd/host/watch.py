@@ -4,6 +4,7 @@ Watched are folders, not files, since editors and package managers replace files
 the folders in which the files stand, by name; where a folder is missing or a link is on the way,
 the folder in which that name stands; and all on the way, for being moved or removed. So files
 are found again wherever they come from. Not seen is a file system mounted over a folder.
+A last name such as *.yaml, with the * at its beginning, means all files in the folder that end so.
 """
 
 import asyncio
@@ -11,6 +12,7 @@ import logging
 import os
 import stat
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from migd.host import inotify
@@ -128,7 +130,9 @@ class Watch:
         folder, names = self._watched.get(number, ("", frozenset()))
         if what & (_SELF | inotify.UNMOUNT | inotify.IGNORED):
             return bool(folder)
-        return name in names and not (what & inotify.CREATE and _unwritten(f"{folder}/{name}"))
+        if name not in names and not any(_means(pattern, name) for pattern in names):
+            return False
+        return not (what & inotify.CREATE and _unwritten(f"{folder}/{name}"))
 
     def _rearm(self) -> None:
         assert self._inotify
@@ -158,7 +162,27 @@ def folders(paths: Sequence[Path]) -> dict[str, frozenset[str]]:
     found: dict[str, set[str]] = {"/": set()}
     for path in paths:
         _follow(path, found)
+        with suppress(OSError):
+            for entry in entries(path):
+                _follow(entry, found)
     return {folder: frozenset(names) for folder, names in found.items()}
+
+
+def entries(path: Path) -> list[Path]:
+    """What FOLDER/*END means now, by name; nothing for a path without *, or without the folder.
+
+    Files whose names begin with a dot are left out, as a shell does. Raises OSError.
+    """
+    if not path.name.startswith("*"):
+        return []
+    try:
+        return sorted(p for p in path.parent.iterdir() if _means(path.name, p.name))
+    except FileNotFoundError:
+        return []
+
+
+def _means(pattern: str, name: str) -> bool:
+    return pattern[:1] == "*" and name.endswith(pattern[1:]) and not name.startswith(".")
 
 
 def _follow(path: Path, found: dict[str, set[str]]) -> None:

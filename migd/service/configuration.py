@@ -1,45 +1,61 @@
-"""The files in force, config.yaml and migd.yaml, and what they and the hardware make of a name."""
+"""The files in force, and what they and the hardware make of a name."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
 from pathlib import Path
 from typing import TypeVar
 
 from migd import names
-from migd.config import configs, settings
+from migd.config import clients, configs, settings
 from migd.config.configs import Config, Configs
 from migd.config.document import MOST_BYTES, decoded
 from migd.config.generate import generated, merged
 from migd.config.settings import Settings
 from migd.config.use import targets
 from migd.core.job import Choice
+from migd.core.listed import Listed
 from migd.core.model import Gpu, Mode, Target
 from migd.core.plan import plan
 from migd.core.wanted import ITSELF, decided
 from migd.errors import ConfigRefused, InvalidRequest, MigdError, NoSuchConfig
 from migd.host import files
+from migd.host.watch import entries
 from migd.service.jobs import now
 
 T = TypeVar("T")
 
 
 class Configuration:
-    """Reads the folder when told to; a refused file leaves the one before in force."""
+    """Reads the folder when told to; a refused file leaves the one before in force.
 
-    def __init__(self, folder: Path) -> None:
+    defaults: where the package has its files
+    clients: of all files that list some; if one of these is refused, all stay as they were
+    """
+
+    def __init__(self, folder: Path, defaults: Path) -> None:
         self._path = folder / names.CONFIG_FILE
         self._settings_path = folder / names.SETTINGS_FILE
+        self._clients_path = folder / names.CLIENTS_FILE
+        self._packaged_clients_path = defaults / names.CLIENTS_FILE
+        self._more_clients = folder / names.CLIENTS_DIR / "*.yaml"
         self._file: Configs | None = None
         self._generated: tuple[object, Configs] = ((), generated(()))
         self._since = 0
         self._refused: tuple[str, ...] = ()
         self._not_here = ""
         self.settings = Settings()
+        self.clients = Listed()
         self.reloads = 0
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """Those that are read, whether they are there or not."""
-        return self._path, self._settings_path
+        """Those that are read, whether they are there or not, as host.watch takes them."""
+        return (
+            self._path,
+            self._settings_path,
+            self._clients_path,
+            self._packaged_clients_path,
+            self._more_clients,
+        )
 
     @property
     def errors(self) -> tuple[str, ...]:
@@ -62,9 +78,37 @@ class Configuration:
             if found.config != self.settings.config:
                 self._since = now()
             self.settings = found
+        try:
+            self.clients = self._read_clients()
+        except ConfigRefused as error:
+            refused += str(error).splitlines()
         self._refused = tuple(refused)
         if refused:
             raise ConfigRefused("\n".join(refused))
+
+    def _read_clients(self) -> Listed:
+        """What all files together list. Raises ConfigRefused with the faults of all of them."""
+        try:
+            paths = [self._clients_path, self._packaged_clients_path, *entries(self._more_clients)]
+        except OSError as error:
+            raise ConfigRefused(f"{self._more_clients.parent} cannot be read: {error}") from error
+        found = []
+        refused: list[str] = []
+        replaced = False
+        for path in paths:
+            if replaced and path == self._packaged_clients_path:
+                continue
+            try:
+                file = _read(path, clients.load)
+            except ConfigRefused as error:
+                refused += str(error).splitlines()
+                replaced = True
+            else:
+                found += [] if file is None else [file]
+                replaced = file is not None
+        if refused:
+            raise ConfigRefused("\n".join(refused))
+        return clients.combined(found)
 
     def all(self, gpus: Sequence[Gpu]) -> Configs:
         """Those of the file, and those that these GPUs' boards give."""
@@ -113,11 +157,17 @@ class Configuration:
 
 def _read(path: Path, load: Callable[[str, str], T]) -> T | None:
     """What a file says, None if there is none. Raises ConfigRefused."""
+    source = _printable(str(path))
     try:
         data = files.read(path, MOST_BYTES, follow=True)
     except (OSError, ValueError) as error:
-        raise ConfigRefused(f"{path} cannot be read: {error}") from error
-    return None if data is None else load(decoded(data, str(path)), str(path))
+        raise ConfigRefused(f"{source} cannot be read: {_printable(str(error))}") from error
+    return None if data is None else load(decoded(data, source), source)
+
+
+def _printable(text: str) -> str:
+    """Names of files can be anything, and are told on the bus."""
+    return "".join(c if c.isprintable() else "?" for c in text)
 
 
 def _pick(found: Configs, name: str) -> Config:

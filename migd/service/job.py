@@ -50,7 +50,9 @@ class Job:
         self._phases = {b.gpu: Phase.JOURNAL for b in begun.gpus}
         self._waiting: dict[str, str] = {}
         self._over = False
-        self.canceled = False
+        self._common: Phase | None = None
+        self._waits = ""
+        self.canceling = asyncio.Event()
 
     @property
     def gpus(self) -> tuple[str, ...]:
@@ -58,17 +60,25 @@ class Job:
 
     @property
     def phase(self) -> Phase:
-        """The phase of the GPU that is furthest behind."""
+        """That of the job as a whole, where it is at clients; or of the GPU furthest behind."""
+        if self._common:
+            return self._common
         return min(self._phases.values(), key=lambda p: p.rank, default=Phase.SETTLE)
 
     @property
     def waiting(self) -> str:
         """What is waited for, and for which GPUs, by their indices."""
+        if self._common:
+            return self._waits
         gpus: dict[str, list[str]] = {}
         for before in self.begun.gpus:
             if what := self._waiting.get(before.gpu):
                 gpus.setdefault(what, []).append(str(before.index))
         return "; ".join(f"GPU {', '.join(on)}: {what}" for what, on in gpus.items())
+
+    @property
+    def canceled(self) -> bool:
+        return self.canceling.is_set()
 
     @property
     def cancelable(self) -> bool:
@@ -82,7 +92,12 @@ class Job:
                 if self.canceled
                 else f"job {self.begun.id} is past the point where it could be canceled"
             )
-        self.canceled = True
+        self.canceling.set()
+        self._changed()
+
+    def common(self, phase: Phase | None, waits: str = "") -> None:
+        """It is at clients (clientrun.Progress), and waits for one of them; None: no more."""
+        self._common, self._waits = phase, waits
         self._changed()
 
     # -- what its GPUs tell it (gpurun.Progress) -----------------------------------------
@@ -118,6 +133,23 @@ class Job:
             if p.steps
         ]
         return await self._all(runs)
+
+    def untouched(self, reason: MigdError) -> list[End]:
+        """How it ended for its GPUs where clients could not be cleared away."""
+        self._over = True
+        return [
+            (
+                Outcome(
+                    before.gpu,
+                    before.index,
+                    Ending.ROLLED_BACK,
+                    error=reason.dbus_name,
+                    message=str(reason),
+                ),
+                None,
+            )
+            for before in self.begun.gpus
+        ]
 
     async def take_back(
         self, gpus: Sequence[tuple[Before, Gpu]], reason: MigdError, nvml: NvmlClient,

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import Protocol
 
 from migd import names
+from migd.core.clients import Clearing, Rules
 from migd.core.job import (
     Before,
     Begun,
     Choice,
+    ClientOutcome,
     Ending,
     Outcome,
     PastJob,
@@ -25,6 +27,8 @@ from migd.core.plan import Plan
 from migd.core.wanted import ITSELF
 from migd.errors import Busy, Canceled, Hung, MigdError, NoSuchJob, StateUnwritable
 from migd.nvml.client import NvmlClient
+from migd.service.clientrun import ClientRun
+from migd.service.clients import Clients
 from migd.service.job import End, Job, begin
 from migd.service.journal import Journal
 from migd.service.state import GpuState, StateStore
@@ -50,6 +54,7 @@ class Node(Protocol):
     """What jobs need of the service around them."""
 
     async def observe(self) -> Sequence[Gpu]: ...
+    async def clearing(self, plan: Plan, by: Rules) -> Clearing: ...
     def saw(self, gpu: Gpu) -> None: ...
     def settled(self) -> None: ...
 
@@ -58,10 +63,17 @@ class Jobs:
     """One job at a time. All methods are for one event loop."""
 
     def __init__(
-        self, node: Node, nvml: NvmlClient, store: StateStore, journal: Journal, audience: Audience
+        self,
+        node: Node,
+        nvml: NvmlClient,
+        clients: Clients,
+        store: StateStore,
+        journal: Journal,
+        audience: Audience,
     ) -> None:
         self._node = node
         self._nvml = nvml
+        self._clients = clients
         self._store = store
         self._journal = journal
         self._audience = audience
@@ -80,15 +92,18 @@ class Jobs:
                 f"job {number} is at work ({names.job_path(number)}); wait for it, or cancel it"
             )
 
-    async def start(self, plan: Plan, choice: Choice) -> int:
-        """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable."""
+    async def start(self, plan: Plan, choice: Choice, clearing: Clearing, by: Rules) -> int:
+        """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
+
+        clearing: what is done to clients before; by: the rules it was decided by
+        """
         self._save()
         begun = begin(self._store.next_id(), plan, choice, _boot())
         if begun.gpus:
             await self._journal.begin(begun)
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
-            self._launch(job, self._carry_out(job, plan))
+            self._launch(job, self._carry_out(job, plan, clearing, by))
             self._audience.job_new(begun.id, begun.type)
         else:
             self._nothing_to_do(begun)
@@ -153,10 +168,18 @@ class Jobs:
         self._running = asyncio.create_task(work)
         self._audience.changed()
 
-    async def _carry_out(self, job: Job, plan: Plan) -> PastJob:
-        ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
-        result = result_of((o for o, _ in ends), canceled=job.canceled)
-        return self._finish(job.begun, ends, result)
+    async def _carry_out(self, job: Job, plan: Plan, clearing: Clearing, by: Rules) -> PastJob:
+        run = ClientRun(self._clients, self._journal, job)
+        try:
+            await run.clear(clearing, lambda: self._node.clearing(plan, by))
+            job.common(None)
+            ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
+        except MigdError as error:
+            log.warning("no GPU is touched: %s", error)
+            ends = job.untouched(error)
+        clients = await run.bring_back()
+        result = result_of((o for o, _ in ends), clients, canceled=job.canceled)
+        return self._finish(job.begun, ends, result, clients)
 
     async def _recover(self, job: Job, left: Unfinished) -> PastJob:
         """Keep what was reached, put back what was not, and tell those who wait."""
@@ -167,13 +190,30 @@ class Jobs:
             if before.gpu in left.reached:
                 done = Outcome(before.gpu, before.index, Ending.DONE)
                 ends.append((done, left.reached[before.gpu]))
+        clients: tuple[ClientOutcome, ...] = ()
         if begun.boot != _boot():
+            # Which units run is decided by the boot.
             ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
-        elif left.open:
-            ends += await self._take_back(job, left.open)
+        else:
+            clients = await self._recover_here(job, left, ends)
         # If its end was written down already, only the journal was still to go.
         known = next((past for past in self._store.jobs if past.id == begun.id), None)
-        return self._finish(begun, ends, known.result if known else Result.INTERRUPTED)
+        result = known.result if known else Result.INTERRUPTED
+        return self._finish(begun, ends, result, clients)
+
+    async def _recover_here(
+        self, job: Job, left: Unfinished, ends: list[End]
+    ) -> tuple[ClientOutcome, ...]:
+        """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
+        run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled)
+        try:
+            if left.open:
+                await run.hold_again()
+                ends += await self._take_back(job, left.open)
+        except MigdError as error:
+            log.error("%s, ignoring", error)
+            ends += await self._take_back(job, left.open)
+        return await run.bring_back()
 
     async def _take_back(self, job: Job, gpus: Sequence[Before]) -> list[End]:
         try:
@@ -207,8 +247,14 @@ class Jobs:
         self._audience.job_new(begun.id, begun.type)
         self._audience.job_removed(past)
 
-    def _finish(self, begun: Begun, ends: Sequence[End], result: Result) -> PastJob:
-        past = _past(begun, [outcome for outcome, _ in ends], result)
+    def _finish(
+        self,
+        begun: Begun,
+        ends: Sequence[End],
+        result: Result,
+        clients: tuple[ClientOutcome, ...] = (),
+    ) -> PastJob:
+        past = _past(begun, [outcome for outcome, _ in ends], result, clients)
         self._store.remember(past)
         self._keep(begun, {o.gpu: found for o, found in ends if found}, wanted=past.wanted)
         # The order that callers may rely on: what changed, then the end, then the job is gone.
@@ -252,10 +298,16 @@ class Jobs:
         self._unsaved = None
 
 
-def _past(begun: Begun, outcomes: Sequence[Outcome], result: Result) -> PastJob:
+def _past(
+    begun: Begun,
+    outcomes: Sequence[Outcome],
+    result: Result,
+    clients: tuple[ClientOutcome, ...] = (),
+) -> PastJob:
     unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
     every = sorted([*unchanged, *outcomes], key=lambda o: o.index)
     wanted = all(o.ending in (Ending.DONE, Ending.UNCHANGED) for o in every)
+    missing = [f"{c.unit} did not come back: {c.message}" for c in clients if c.missing]
     return PastJob(
         begun.id,
         begun.type,
@@ -263,10 +315,11 @@ def _past(begun: Begun, outcomes: Sequence[Outcome], result: Result) -> PastJob:
         begun.started,
         now(),
         result,
-        _message(every, result),
+        "; ".join([_message(every, result), *missing]),
         changed=any(o.ending is not Ending.UNCHANGED for o in every),
         wanted=wanted,
         outcomes=tuple(every),
+        clients=clients,
     )
 
 

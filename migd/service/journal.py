@@ -6,7 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from migd.core.job import Begun, Reached, Record, Returned, Stepping
+from migd.core.job import Begun, Reached, Record, Returned, Signaling, Stepping, Stopping
 from migd.core.values import plain, typed
 from migd.errors import StateUnwritable
 from migd.host import files
@@ -15,6 +15,8 @@ log = logging.getLogger(__name__)
 
 _KINDS: dict[str, type[Any]] = {
     "begun": Begun,
+    "stopping": Stopping,
+    "signaling": Signaling,
     "stepping": Stepping,
     "reached": Reached,
     "returned": Returned,

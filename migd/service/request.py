@@ -1,12 +1,14 @@
 """What a caller asks for, and what stands in the way of it."""
 
+import hashlib
+import json
 from dataclasses import dataclass
 
+from migd.core.clients import Clearing
+from migd.core.holders import Client, Use
 from migd.core.model import Impact
-from migd.core.plan import GpuPlan, Plan
+from migd.core.plan import Plan
 from migd.errors import Changed, ImpactExceeded, InUse, MigdError
-from migd.host.processes import Holder
-from migd.service.view import View
 
 _NAMED = 5
 
@@ -16,6 +18,7 @@ class Request:
     """A configuration by name or as text, and the options of Plan, Apply and Assert.
 
     gpus: only these, by UUID, PCI address or index; expect: the digest of a plan, or ""
+    terminate: who is in the way and listed nowhere may be stopped or ended, too
     """
 
     config: str
@@ -24,19 +27,19 @@ class Request:
     mode_only: bool = False
     max_impact: Impact = Impact.GPU
     expect: str = ""
+    terminate: bool = False
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """One thing that Apply would refuse for; `holder` with its GPU and instance if a process is."""
+    """One thing that Apply would refuse for; with the client and what it has, if it is one's."""
 
     error: MigdError
-    holder: Holder | None = None
-    gpu: str = ""
-    gi: int | None = None
+    client: Client | None = None
+    use: Use | None = None
 
 
-def blockers(plan: Plan, request: Request, view: View) -> list[Blocker]:
+def blockers(plan: Plan, clearing: Clearing, request: Request) -> list[Blocker]:
     """All that stands in the way of `plan`, the worst first."""
     found = []
     if plan.impact.rank > request.max_impact.rank:
@@ -49,33 +52,34 @@ def blockers(plan: Plan, request: Request, view: View) -> list[Blocker]:
                 )
             )
         )
-    found += [
-        Blocker(_in_use(gpu_plan, holder), holder, gpu_plan.gpu.uuid, process.gi)
-        for gpu_plan in plan.gpus
-        for process in gpu_plan.holders
-        for holder in (view.holder(process),)
-    ]
+    found += [Blocker(InUse(b.message), b.client, b.use) for b in clearing.blocked]
     return found
 
 
-def _in_use(plan: GpuPlan, holder: Holder) -> InUse:
-    return InUse(f"{plan.gpu} is used by {holder}: end it, or leave out that GPU")
-
-
 def refuse_if_blocked(found: list[Blocker]) -> None:
-    """Raise the first blocker's error; of processes, name the first few in one sentence."""
+    """Raise the first blocker's error; of clients, name the first few in one sentence."""
     if not found:
         return
-    if found[0].holder is None:
+    if isinstance(found[0].error, ImpactExceeded):
         raise found[0].error
     named = "; ".join(str(b.error) for b in found[:_NAMED])
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
     raise InUse(named + more)
 
 
-def refuse_if_changed(plan: Plan, request: Request) -> None:
-    if request.expect and request.expect != plan.digest:
+def digest(plan: Plan, clearing: Clearing) -> str:
+    """Names what would be done: to GPUs, and to clients where it is anything."""
+    if not clearing.stops and not clearing.ends:
+        return plan.digest
+    ends = [[e.client.holder.pid, e.client.holder.started] for e in clearing.ends]
+    told = json.dumps([plan.digest, clearing.units, clearing.lost, ends])
+    return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def refuse_if_changed(would_be: str, request: Request) -> None:
+    """would_be: the digest of what would be done now. Raises Changed."""
+    if request.expect and request.expect != would_be:
         raise Changed(
-            f"the plan would be another now (its digest is {plan.digest}, expected was "
+            f"the plan would be another now (its digest is {would_be}, expected was "
             f"{request.expect}): look at it again before applying"
         )

@@ -3,12 +3,13 @@
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from migd.config.configs import Configs
 from migd.config.devices import find_gpu
 from migd.config.export import exported, rendered
 from migd.config.settings import Settings
+from migd.core.clients import Clearing, Rules, Standing, standing
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu
 from migd.core.plan import Plan, plan
@@ -16,10 +17,18 @@ from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
 from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
 from migd.nvml.client import NvmlClient
+from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
-from migd.service.request import Blocker, Request, blockers, refuse_if_blocked, refuse_if_changed
+from migd.service.request import (
+    Blocker,
+    Request,
+    blockers,
+    digest,
+    refuse_if_blocked,
+    refuse_if_changed,
+)
 from migd.service.state import StateStore
 from migd.service.view import Match, View, match, seen
 
@@ -41,7 +50,12 @@ class Planned:
 
     choice: Choice
     plan: Plan
+    clearing: Clearing
     blockers: list[Blocker]
+
+    @property
+    def digest(self) -> str:
+        return digest(self.plan, self.clearing)
 
 
 class Service:
@@ -50,17 +64,19 @@ class Service:
     def __init__(
         self,
         nvml: NvmlClient,
+        clients: Clients,
         configuration: Configuration,
         store: StateStore,
         journal: Journal,
         audience: Audience,
     ) -> None:
         self._nvml = nvml
+        self._clients = clients
         self._configuration = configuration
         self._store = store
         self._audience = audience
         self._preparing = asyncio.Lock()
-        self.jobs = Jobs(self, nvml, store, journal, audience)
+        self.jobs = Jobs(self, nvml, clients, store, journal, audience)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -108,8 +124,25 @@ class Service:
             raise view.unseen[0]
         settled = {u: s.settled for u, s in self._store.gpus.items() if s.settled}
         made = plan(view.gpus, targets, settled)
-        refuse_if_changed(made, request)
-        return Planned(choice, made, blockers(made, request, view))
+        by = self._rules(request)
+        clearing = await self._clients.decide(made, view.gpus, by)
+        if any(b.client and not b.client.holder.started for b in clearing.blocked):
+            # It has ended since NVML listed it, or is out of sight: NVML's next list tells which.
+            clearing = await self.clearing(made, by)
+        planned = Planned(choice, made, clearing, blockers(made, clearing, request))
+        refuse_if_changed(planned.digest, request)
+        return planned
+
+    async def clients(self) -> list[Standing]:
+        """Everyone who has a GPU now, and what would become of each."""
+        view = await self.look()
+        by = self._rules(None)
+        found = await self._clients.look(view.gpus)
+        return standing(found, await self._clients.loaded(found, by), by, view.gpus)
+
+    def _rules(self, request: Request | None) -> Rules:
+        terminate = request is not None and request.terminate
+        return rules(self._configuration.clients, self.settings.limits, terminate=terminate)
 
     async def differences(self, request: Request) -> list[str]:
         """One sentence for each GPU that is not what is asked for; none if all are."""
@@ -166,7 +199,8 @@ class Service:
             self.jobs.refuse_if_busy()
             planned = await self.plan(request, uid)
             refuse_if_blocked(planned.blockers)
-            return await self.jobs.start(planned.plan, planned.choice)
+            by = self._rules(request)
+            return await self.jobs.start(planned.plan, planned.choice, planned.clearing, by)
 
     async def stage(self, request: Request, uid: int) -> None:
         """Keep what is asked for as wanted, and touch nothing now.
@@ -196,7 +230,7 @@ class Service:
             self._configuration.reload()
         finally:
             limits = self.settings.time_limits
-            self._nvml.set_limits({LIMITS[key]: seconds for key, seconds in limits.items()})
+            self._nvml.set_limits({LIMITS[k]: s for k, s in limits.items() if k in LIMITS})
             self.could_not(())
 
     def could_not(self, errors: Iterable[str]) -> None:
@@ -208,6 +242,15 @@ class Service:
 
     async def observe(self) -> Sequence[Gpu]:
         return (await self.look()).gpus
+
+    async def clearing(self, plan: Plan, by: Rules) -> Clearing:
+        """What is to be done to clients for a plan by who has its GPUs now."""
+        gpus = await self.observe()
+        now_on = {g.uuid: g.processes for g in gpus}
+        fresh = tuple(
+            replace(g, gpu=replace(g.gpu, processes=now_on.get(g.gpu.uuid, ()))) for g in plan.gpus
+        )
+        return await self._clients.decide(Plan(fresh), gpus, by)
 
     def saw(self, gpu: Gpu) -> None:
         self.view = self.view.with_gpu(gpu)

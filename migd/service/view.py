@@ -5,11 +5,12 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
+from migd.core.holders import Holder
 from migd.core.job import Choice
 from migd.core.model import Gpu, Process, Target
 from migd.core.plan import plan_gpu
 from migd.errors import Hung, MigdError, Nvml
-from migd.host.processes import Holder, describe
+from migd.host.processes import describe
 from migd.nvml.client import Observation
 from migd.service.configuration import Configuration
 
@@ -49,7 +50,7 @@ class View:
                 raise why
 
     def holder(self, process: Process) -> Holder:
-        return self.holders.get(process.pid) or Holder(process.pid, "not looked up yet", "", "")
+        return self.holders.get(process.pid) or Holder(process.pid, command="not looked up yet")
 
     @property
     def reboot_owed(self) -> str:

@@ -48,10 +48,12 @@ class Daemon:
         self.prefix = tuple(prefix)
         self.package = package
         self.config_dir = folder / "config"
+        self.defaults_dir = folder / "defaults"
         self.state_dir = state_dir or folder / "state"
         self.runtime_dir = runtime_dir or folder / "run"
         self.log_path = folder / "log"
         self.config_dir.mkdir(parents=True, exist_ok=True)
+        self.defaults_dir.mkdir(exist_ok=True)
         if config:
             self.configure(config)
         self._process: subprocess.Popen[bytes] | None = None
@@ -70,6 +72,7 @@ class Daemon:
         command = [
             *self.prefix, sys.executable, "-m", "migd",
             "--config-dir", str(self.config_dir),
+            "--defaults-dir", str(self.defaults_dir),
             "--state-dir", str(self.state_dir),
             "--runtime-dir", str(self.runtime_dir),
         ]  # fmt: skip

@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 
 from migd.config.settings import OnChange, Settings
+from migd.core.clients import Clearing
 from migd.core.job import Choice
 from migd.core.plan import Plan
 from migd.errors import Busy, ConfigRefused, NoDriver
@@ -47,7 +48,7 @@ class Service:
         return self.view
 
     async def plan(self, request: Any) -> Planned:
-        return Planned(Choice("x", "", mode_only=False, uid=0, at=0), Plan(()), [])
+        return Planned(Choice("x", "", mode_only=False, uid=0, at=0), Plan(()), Clearing(), [])
 
     def could_not(self, errors: list[str]) -> None:
         self.told = errors

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from migd.host.inotify import Inotify
-from migd.host.watch import Watch, folders
+from migd.host.watch import Watch, entries, folders
 from tests.support.bus import descriptors, nothing_left, run
 
 __all__ = ["nothing_left"]  # a fixture
@@ -356,6 +356,55 @@ def test_folders_on_the_way(tmp_path: Path) -> None:
     assert found[str(tmp_path / "real" / "conf")] == {"a"}
     assert found["/"] == set()
     assert str(tmp_path / "none") not in found
+
+
+def test_all_files_of_a_folder_that_end_alike(tmp_path: Path) -> None:
+    folder = tmp_path / "d"
+
+    async def main() -> None:
+        async with watching(folder / "*.yaml") as (told, watch):
+            folder.mkdir()
+            await told.next()
+            await quiet(watch)
+            for name in ("a.yaml", "b.yaml"):
+                for how in ("written", "renamed over", "deleted"):
+                    CHANGES[how](folder / name)
+                    await told.next()
+                    await quiet(watch)
+            for name in ("a", "a.yml", "a.yaml~", ".a.yaml"):
+                (folder / name).write_text("x")
+            await until_read(watch)
+            assert not watch.due
+            folder.rename(tmp_path / "old")
+            await told.next()
+
+    run(main())
+
+
+def test_a_link_among_the_files_of_a_folder(tmp_path: Path) -> None:
+    (tmp_path / "d").mkdir()
+    (tmp_path / "real").write_text("a")
+
+    async def main() -> None:
+        async with watching(tmp_path / "d" / "*.yaml") as (told, watch):
+            (tmp_path / "d" / "a.yaml").symlink_to("../real")
+            await told.next()
+            await quiet(watch)
+            (tmp_path / "real").write_text("b")
+            await told.next()
+
+    run(main())
+
+
+def test_what_a_pattern_means(tmp_path: Path) -> None:
+    for name in ("b.yaml", "a.yaml", ".c.yaml", "d.yml", "*.yaml"):
+        (tmp_path / name).write_text("")
+    found = [path.name for path in entries(tmp_path / "*.yaml")]
+    assert found == ["*.yaml", "a.yaml", "b.yaml"]
+    assert entries(tmp_path / "a.yaml") == []
+    assert entries(tmp_path / "none" / "*.yaml") == []
+    with pytest.raises(NotADirectoryError):
+        entries(tmp_path / "a.yaml" / "*.yaml")
 
 
 def test_nothing_is_told_after_the_end(tmp_path: Path) -> None:

@@ -13,6 +13,9 @@ CONFIG = b"version: v1\nmig-configs:\n  one: [{devices: all, mig-enabled: false}
     [
         (CONFIG, Kind.CONFIG),
         (b"systemd-services: []", Kind.CLIENTS),
+        (b"processes: []", Kind.CLIENTS),
+        (b"unlisted: refuse", Kind.CLIENTS),
+        (b"processes: []\nsystemd-services: []\nunlisted: terminate", Kind.CLIENTS),
         (b"hooks: {}", Kind.HOOKS),
         (b"config: a", Kind.SETTINGS),
         (b"on-config-change: report\nconfig: a", Kind.SETTINGS),
@@ -65,6 +68,7 @@ def test_a_file_of_two_kinds() -> None:
         (b"hooks: {", "is not YAML"),
         (b"a" * (MOST_BYTES + 1), "is longer than"),
         (b"hooks: {}\nhooks: {}", "2:1: hooks: stands here and in line 1"),
+        (b"unlisted: refuse\nprocesses: [{}]", "2:13: processes[0]: means every process"),
     ],
 )
 def test_what_cannot_be_read(data: bytes, expected: str) -> None:

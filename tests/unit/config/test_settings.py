@@ -45,10 +45,10 @@ time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0,
 
 
 def test_limits_are_those_of_nvml() -> None:
-    assert set(LIMITS) == set(TIME_LIMITS)
+    assert set(LIMITS) == {key for key in TIME_LIMITS if key.startswith("nvml-")}
     assert sorted(LIMITS.values()) == sorted(f.name for f in fields(Limits))
     for key, limit in TIME_LIMITS.items():
-        built_in = getattr(Limits(), LIMITS[key])
+        built_in = getattr(Limits(), LIMITS[key]) if key in LIMITS else limit.built_in
         assert limit.least <= built_in <= limit.most
         for good in (limit.least, limit.most):
             text = f"time-limits: {{{key}: {good}}}"
@@ -58,6 +58,13 @@ def test_limits_are_those_of_nvml() -> None:
             (line,) = refused(f"time-limits: {{{key}: {bad}}}")
             right = f"write {limit.least} to {limit.most}, in seconds"
             assert line.endswith(f"time-limits.{key}: {bad} is out of range; {right}")
+
+
+def test_limits_of_clients() -> None:
+    built_in = {"client-stop": 100, "client-start": 120, "client-grace": 20}
+    assert Settings().limits == built_in
+    found = load("time-limits: {client-stop: 7, nvml-read: 3}", "x")
+    assert found.limits == {**built_in, "client-stop": 7}
 
 
 @pytest.mark.parametrize(

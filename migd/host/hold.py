@@ -1,0 +1,76 @@
+"""The program of the hold: runs as long as units must not start, and always ends well by itself.
+
+A unit of systemd runs it (see holding.py), as a file: it must not import anything of migd. It
+reads a FIFO that the daemon keeps open for writing, and ends with exit code 0
+
+* when told to: a byte "r", or SIGTERM;
+* when nobody has had the FIFO open for writing for the grace: a killed daemon's successor has that
+  long to take over;
+* when something it does not understand happens: what is held is better started than lost.
+
+All other bytes are only taken out of the FIFO, which tells the writer that somebody reads it.
+"""
+
+import argparse
+import contextlib
+import os
+import select
+import signal
+import sys
+from collections.abc import Sequence
+
+RELEASE = b"r"
+HELLO = b"h"
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description="Keeps the units that are ordered after it down.")
+    parser.add_argument("--fifo", required=True)
+    parser.add_argument("--grace", type=float, required=True, metavar="SECONDS")
+    arguments = parser.parse_args(argv)
+    signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
+    with contextlib.suppress(OSError):
+        wait(arguments.fifo, arguments.grace)
+    return 0
+
+
+def wait(fifo: str, grace_s: float) -> None:
+    """Return when the hold is over. Raises OSError, which means the same."""
+    reader = _open(fifo)
+    writer = False
+    try:
+        while True:
+            events = _poll(reader, None if writer else grace_s)
+            if events == select.POLLHUP:
+                # The last writer has gone, which poll() would say of this descriptor for ever. The
+                # next one is opened first, so that a new writer always finds a reader.
+                reader, old = _open(fifo), reader
+                os.close(old)
+                writer = False
+                continue
+            try:
+                data = os.read(reader, 4096)
+            except BlockingIOError:
+                writer = True
+                continue
+            if not data or RELEASE in data:
+                return
+            writer = True
+    finally:
+        os.close(reader)
+
+
+def _open(fifo: str) -> int:
+    return os.open(fifo, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+
+
+def _poll(reader: int, limit_s: float | None) -> int:
+    """Wait for bytes, or for the end of the last writer; 0 when neither comes in time."""
+    poll = select.poll()
+    poll.register(reader, select.POLLIN)
+    found = poll.poll(None if limit_s is None else limit_s * 1000)
+    return found[0][1] if found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,126 @@
+"""Runs other programs as transient units of systemd: a clean environment, a limit, nothing left.
+
+They do not run as children, because they would inherit migd's sandbox and its limits, and live and
+die with it.
+"""
+
+import asyncio
+import contextlib
+import itertools
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from migd.errors import NoSystemd
+from migd.host.bus import Refused
+from migd.host.manager import Manager
+
+# How long a program may take to end after SIGTERM, and what systemd needs beside.
+_STOP_S = 5.0
+_MARGIN_S = 5.0
+_EXITED = 1  # CLD_EXITED of siginfo_t
+
+Setting = tuple[str, tuple[str, object]]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """How a program ended.
+
+    status: its exit status (203 when it could not be executed), or None if a signal ended it
+    signal: that signal's number, or 0
+    output: what it wrote to stdout and stderr, as text, cut at the limit
+    in_time: False when it was ended because its time was over
+    """
+
+    status: int | None
+    signal: int
+    output: str
+    in_time: bool = True
+
+
+class Programs:
+    """Needs a folder of its own use that systemd can write into, and only root."""
+
+    def __init__(self, manager: Manager, runtime_dir: Path) -> None:
+        self._manager = manager
+        self._folder = runtime_dir.resolve()
+        self._numbers = itertools.count(1)
+
+    async def run(
+        self,
+        arguments: Sequence[str],
+        *,
+        limit_s: float,
+        environment: Mapping[str, str] | None = None,
+        output_limit: int = 64 * 1024,
+    ) -> Finished:
+        """Run a program, by its absolute path, to its end.
+
+        limit_s: seconds; then it gets SIGTERM, and 5 s later SIGKILL
+        output_limit: bytes; a program that writes more gets SIGXFSZ
+        Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
+        """
+        name = f"migd-run-{os.getpid()}-{next(self._numbers)}.service"
+        output = self._folder / f"{name}.out"
+        settings = [
+            *common(f"migd: {arguments[0]}", arguments),
+            ("AddRef", ("b", True)),  # it stays loaded until we have read how it ended
+            ("TimeoutStartUSec", ("t", microseconds(limit_s))),
+            ("TimeoutStopUSec", ("t", microseconds(_STOP_S))),
+            ("StandardOutputFileToTruncate", ("s", str(output))),
+            ("LimitFSIZE", ("t", output_limit)),
+            ("Environment", ("as", [f"{k}={v}" for k, v in (environment or {}).items()])),
+        ]
+        try:
+            job = await self._manager.enqueue(
+                "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", settings, []]
+            )
+            try:
+                await self._manager.wait(job, limit_s + _STOP_S + _MARGIN_S)
+                return await self._result(name, output, output_limit)
+            except asyncio.CancelledError:
+                await self._tell("StopUnit", "ss", [name, "replace"])
+                raise
+            finally:
+                await self._tell("UnrefUnit", "s", [name])
+        except Refused as error:
+            raise NoSystemd(f"systemd does not run {arguments[0]}: {error.message}") from error
+        finally:
+            output.unlink(missing_ok=True)
+
+    async def _result(self, name: str, output: Path, limit: int) -> Finished:
+        (path,) = await self._manager.call("GetUnit", "s", [name])
+        seen = await self._manager.properties(path, "Service")
+        try:
+            with output.open("rb") as file:
+                text = file.read(limit).decode(errors="replace")
+        except FileNotFoundError:
+            text = ""
+        exited = seen["ExecMainCode"] == _EXITED
+        number = int(seen["ExecMainStatus"])
+        return Finished(
+            number if exited else None,
+            0 if exited else number,
+            text,
+            seen["Result"] != "timeout",
+        )
+
+    async def _tell(self, member: str, signature: str, arguments: Sequence[object]) -> None:
+        with contextlib.suppress(Refused, NoSystemd):
+            await self._manager.call(member, signature, arguments)
+
+
+def common(description: str, arguments: Sequence[str]) -> list[Setting]:
+    """What all our transient units have: they run once, and nothing of them stays."""
+    return [
+        ("Description", ("s", description)),
+        ("Type", ("s", "oneshot")),
+        ("CollectMode", ("s", "inactive-or-failed")),
+        ("ExecStart", ("a(sasb)", [[arguments[0], list(arguments), False]])),
+    ]
+
+
+def microseconds(seconds: float) -> int:
+    return round(seconds * 1_000_000)

@@ -1,0 +1,314 @@
+"""The units of systemd: seen, stopped with all that stops along, started and waited for."""
+
+import asyncio
+import contextlib
+import re
+import shutil
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any
+
+from migd.errors import ClientStuck, MigdError, NoSystemd
+from migd.host.bus import Refused
+from migd.host.manager import LOST, Job, Manager
+from migd.host.programs import Programs
+
+_NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
+_NAME = re.compile(
+    r"[A-Za-z0-9:_.\\-]+(@[A-Za-z0-9:_.\\@-]+)?"
+    r"\.(service|socket|target|device|mount|automount|swap|timer|path|slice|scope)"
+)
+_MAX_NAME = 255
+_TRANSIENT = "/run/systemd/transient/"
+_ACTIVE = frozenset({"active", "activating", "reloading", "refreshing"})
+_ENDED = frozenset({"inactive", "failed"})
+# Whose stopping stops a unit: the reverse of Requires=, Requisite=, BindsTo=, PartOf= and
+# StopPropagatedFrom=.
+_STOPS_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
+_MAX_ALONG = 500
+_LINES = 5
+_JOURNAL_S = 10.0
+
+
+@dataclass(frozen=True)
+class UnitState:
+    """A unit as systemd shows it; the words are systemd's, whose properties they are.
+
+    name: Id, its own name where it was asked for by an alias; names: all of them
+    load: LoadState, "not-found" if there is no such unit
+    fragment: the unit file, "" if there is none
+    invocation: InvocationID as hex digits, "" if it never ran
+    condition: ConditionResult of its last start, False if there was none
+    stops_along: units that stop when it stops, whatever their state
+    job: the object path of its job, "" if it has none
+    kind, kill_mode, result, control_group, main_pid, exit_status: of a service: Type, KillMode,
+        Result, ControlGroup, MainPID (0: it does not run), ExecMainStatus
+    """
+
+    name: str
+    load: str = "not-found"
+    active_state: str = "inactive"
+    sub: str = "dead"
+    file_state: str = ""
+    fragment: str = ""
+    transient: bool = False
+    can_start: bool = False
+    can_stop: bool = False
+    refuse_start: bool = False
+    refuse_stop: bool = False
+    names: tuple[str, ...] = ()
+    invocation: str = ""
+    condition: bool = False
+    stops_along: tuple[str, ...] = ()
+    job: str = ""
+    kind: str = ""
+    kill_mode: str = ""
+    result: str = ""
+    control_group: str = ""
+    main_pid: int = 0
+    exit_status: int = 0
+
+    @property
+    def active(self) -> bool:
+        """It runs, or is about to."""
+        return self.active_state in _ACTIVE
+
+    @property
+    def loaded(self) -> bool:
+        """There is such a unit; also one that runs on without the file it was started from."""
+        return self.load == "loaded" or self.active_state not in _ENDED
+
+    @property
+    def returnable(self) -> bool:
+        """It can be started again when it has been stopped: by its unit file, which stays."""
+        return (
+            self.load == "loaded"
+            and self.fragment != ""
+            and not self.transient
+            and not self.fragment.startswith(_TRANSIENT)
+            and not self.name.endswith(".scope")
+            and self.can_start
+            and not self.refuse_start
+        )
+
+    @property
+    def kills_all(self) -> bool:
+        """Stopping it ends all of its processes."""
+        return self.kill_mode not in ("process", "none")
+
+
+class Units:
+    """Raises NoSystemd where systemd does not answer. All methods are for one event loop."""
+
+    def __init__(self, manager: Manager, programs: Programs) -> None:
+        self._manager = manager
+        self._programs = programs
+
+    async def available(self) -> bool:
+        """Whether there is a systemd to ask; where not, no unit is loaded."""
+        return await self._manager.available()
+
+    async def system_state(self) -> str:
+        """SystemState of the manager: "running", "stopping", ..."""
+        return await self._manager.state()
+
+    async def states(self, names: Iterable[str]) -> dict[str, UnitState]:
+        """All of these units, by the name asked for; systemd loads those that are not.
+
+        On a bus without systemd none is there.
+        """
+        wanted = list(dict.fromkeys(names))
+        found = {name: UnitState(name) for name in wanted}
+        if not await self.available():
+            return found
+        loadable = [n for n in wanted if _NAME.fullmatch(n) and len(n) <= _MAX_NAME]
+        rows = zip(loadable, await self._list(loadable), strict=True)
+        paths = {n: r[6] for n, r in rows if r and (r[2] != "not-found" or r[3] not in _ENDED)}
+        states = await asyncio.gather(*(self._read(path) for path in paths.values()))
+        return {**found, **dict(zip(paths, states, strict=True))}
+
+    async def along(self, name: str) -> tuple[UnitState, ...]:
+        """What is active and would stop along with a unit, each before those it needs.
+
+        Raises ClientStuck if that is more than anybody can have meant.
+        """
+        seen: dict[str, UnitState] = {}
+        wave = [name]
+        while wave:
+            seen.update(await self.states(wave))
+            if len(seen) > _MAX_ALONG:
+                raise ClientStuck(f"more than {_MAX_ALONG} units would stop along with {name}")
+            after = (n for asked in wave for n in seen[asked].stops_along)
+            wave = [n for n in dict.fromkeys(after) if n not in seen]
+        own = seen[name].name
+        order = _dependents_first(name, seen)
+        states = {seen[n].name: seen[n] for n in order if seen[n].name != own}
+        return tuple(s for s in states.values() if s.active)
+
+    async def stop(self, name: str, limit_s: float) -> None:
+        """Stop a unit and see that it is down. On failure the job, if any, is still systemd's.
+
+        limit_s: seconds to wait
+        Raises ClientStuck, NoSystemd.
+        """
+        try:
+            job = await self._manager.enqueue("StopUnit", "ss", [name, "replace"])
+        except Refused as error:
+            if error.name == _NO_SUCH_UNIT:
+                return
+            raise ClientStuck(f"{name} cannot be stopped: {error.message}") from error
+        result = await self._manager.wait(job, limit_s)
+        if result is None:
+            raise ClientStuck(
+                f"{name} did not stop within {limit_s:g} s; `systemctl status {name}` shows why"
+            )
+        state = (await self.states([name]))[name]
+        if state.active_state not in _ENDED:
+            raise ClientStuck(
+                f"{name} was stopped ({result}) and yet is {state.active_state} ({state.sub}): "
+                "something keeps it up"
+            )
+
+    async def kill(self, name: str, limit_s: float) -> None:
+        """SIGKILL all processes of a unit and wait until it is down; raises as stop() does."""
+        with contextlib.suppress(Refused):  # nothing is left that could be killed
+            await self._manager.call("KillUnit", "ssi", [name, "all", 9])
+        await self.stop(name, limit_s)
+
+    async def start(self, name: str, limit_s: float) -> None:
+        """Start a unit and see that it runs, or, of a oneshot, that it has done its work.
+
+        limit_s: seconds to wait
+        Raises ClientStuck, with the last words of the unit, and NoSystemd.
+        """
+        async with self._kept_loaded(name):
+            # Our own starts must not meet the unit's StartLimitBurst=.
+            await self.reset_failed(name)
+            result = await self._manager.wait(await self._enqueue_start(name), limit_s)
+            state = (await self.states([name]))[name]
+        if result is None:
+            raise ClientStuck(f"{name} has not started within {limit_s:g} s; it may still do so")
+        if result in ("done", LOST) and _runs(state):
+            return
+        raise ClientStuck(f"{name} did not start: {_why(state, result)}{await self._words(state)}")
+
+    @asynccontextmanager
+    async def _kept_loaded(self, name: str) -> AsyncIterator[None]:
+        """How a start went is lost when systemd unloads a unit that is inactive again."""
+        with contextlib.suppress(Refused):
+            await self._manager.call("RefUnit", "s", [name])
+        try:
+            yield
+        finally:
+            with contextlib.suppress(Refused, NoSystemd):
+                await self._manager.call("UnrefUnit", "s", [name])
+
+    async def start_later(self, name: str) -> None:
+        """Have systemd start a unit, now or as soon as it may. Raises ClientStuck, NoSystemd."""
+        self._manager.forget(await self._enqueue_start(name))
+
+    async def reset_failed(self, name: str) -> None:
+        """Let systemd forget that a unit has failed, and how often it was started."""
+        with contextlib.suppress(Refused):
+            await self._manager.call("ResetFailedUnit", "s", [name])
+
+    async def _enqueue_start(self, name: str) -> Job:
+        try:
+            return await self._manager.enqueue("StartUnit", "ss", [name, "replace"])
+        except Refused as error:
+            raise ClientStuck(f"{name} cannot be started: {error.message}") from error
+
+    async def _list(self, names: Sequence[str]) -> list[list[Any] | None]:
+        """A row of ListUnitsByNames for each name, None for one that systemd does not like."""
+        (rows,) = await self._manager.call("ListUnitsByNames", "as", [names])
+        if len(rows) == len(names):
+            return list(rows)
+        if len(names) == 1:
+            return [None]
+        return [row for name in names for row in await self._list([name])]
+
+    async def _read(self, path: str) -> UnitState:
+        unit = await self._manager.properties(path, "Unit")
+        service: Mapping[str, Any] = {}
+        if unit["Id"].endswith(".service"):
+            service = await self._manager.properties(path, "Service")
+        return _state(unit, service)
+
+    async def _words(self, state: UnitState) -> str:
+        """What the unit said last, for the end of a message; "" if that cannot be known."""
+        journalctl = shutil.which("journalctl", path="/usr/bin:/bin")
+        if not state.invocation or not journalctl:
+            return ""
+        command = [
+            journalctl, "--quiet", "--no-pager", "--boot", "--output=cat", f"--lines={_LINES}",
+            f"_SYSTEMD_INVOCATION_ID={state.invocation}",
+        ]  # fmt: skip
+        try:
+            done = await self._programs.run(command, limit_s=_JOURNAL_S)
+        except MigdError:
+            return ""
+        lines = [line.strip() for line in done.output.splitlines() if line.strip()]
+        return "; it said: " + " | ".join(lines) if lines and done.status == 0 else ""
+
+
+def _state(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
+    job_id, job = unit["Job"]
+    return UnitState(
+        name=unit["Id"],
+        load=unit["LoadState"],
+        active_state=unit["ActiveState"],
+        sub=unit["SubState"],
+        file_state=unit["UnitFileState"],
+        fragment=unit["FragmentPath"],
+        transient=unit["Transient"],
+        can_start=unit["CanStart"],
+        can_stop=unit["CanStop"],
+        refuse_start=unit["RefuseManualStart"],
+        refuse_stop=unit["RefuseManualStop"],
+        names=tuple(unit["Names"]),
+        invocation=bytes(unit["InvocationID"]).hex(),
+        condition=unit["ConditionResult"],
+        stops_along=tuple(dict.fromkeys(n for key in _STOPS_ALONG for n in unit.get(key, ()))),
+        job=job if job_id else "",
+        kind=service.get("Type", ""),
+        kill_mode=service.get("KillMode", ""),
+        result=service.get("Result", ""),
+        control_group=service.get("ControlGroup", ""),
+        main_pid=service.get("MainPID", 0),
+        exit_status=service.get("ExecMainStatus", 0),
+    )
+
+
+def _dependents_first(root: str, seen: Mapping[str, UnitState]) -> list[str]:
+    """All that `root` takes along, and itself last; where there are cycles, in some order."""
+    order: list[str] = []
+    begun = {root}
+    stack = [(root, iter(seen[root].stops_along))]
+    while stack:
+        name, others = stack[-1]
+        after = next((n for n in others if n not in begun), None)
+        if after is None:
+            order.append(name)
+            stack.pop()
+        else:
+            begun.add(after)
+            stack.append((after, iter(seen[after].stops_along)))
+    return order
+
+
+def _runs(state: UnitState) -> bool:
+    if state.active_state in ("active", "reloading", "refreshing"):
+        return True
+    done = state.active_state == "inactive" and state.kind == "oneshot" and state.condition
+    return done and state.result == "success"
+
+
+def _why(state: UnitState, result: str) -> str:
+    if result not in ("done", "failed", LOST):
+        return f"systemd says {result!r}"
+    if not state.condition:
+        return "its conditions (Condition...= in the unit file) do not hold"
+    if state.result in ("", "success"):
+        return f"it is {state.active_state} ({state.sub})"
+    return f"{state.result}, exit status {state.exit_status}"

@@ -1,0 +1,132 @@
+"""What lies over a base image: the installed project, and the driver as programs find it.
+
+Made of the working tree, and read-only like the image, so that one serves all hosts of a session.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+CHECKOUT = Path(__file__).parents[2]
+
+# In a host: the node, and the simulator's own Python package.
+NODE = Path("/srv/node")
+SIMULATOR = Path("/srv/simulator")
+
+_DEVICES = Path("etc/simulated-devices.conf")
+_UNIT = f"""\
+[Unit]
+Description=Device nodes of the simulated driver
+DefaultDependencies=no
+Before=sysinit.target
+
+[Service]
+Type=oneshot
+RemainAfterExit=yes
+ExecStart=/usr/bin/systemd-tmpfiles --create /{_DEVICES}
+"""
+_SIMULATOR = f"""\
+#!/bin/sh
+# `simulator hold {NODE} --gpu 0 -- sleep infinity`, for units and people.
+PYTHONPATH={SIMULATOR} exec /usr/bin/python3 -m migd.simulator "$@"
+"""
+_SMI = f"""\
+#!/usr/bin/python3 -I
+import sys
+
+sys.path.insert(0, "{SIMULATOR}")
+from migd.simulator.smi import main
+
+sys.exit(main("{NODE}", sys.argv[1:]))
+"""
+
+
+def make(folder: Path, bases: Iterable[Path]) -> Path:
+    """The layer in a new folder; `bases` are the images that it will lie over."""
+    subprocess.run([CHECKOUT / "packaging/install", folder], check=True)
+    vendor = folder / "usr/lib/migd/vendor"
+    vendor.mkdir()
+    pynvml = importlib.util.find_spec("pynvml")
+    assert pynvml
+    assert pynvml.origin
+    shutil.copy(pynvml.origin, vendor)
+    for base in bases:
+        _compile(folder, base)
+    # As a package does, too.
+    units = [unit for unit in (folder / "usr/lib/systemd/system").iterdir() if _installs(unit)]
+    subprocess.run(
+        ["systemctl", "--quiet", f"--root={folder}", "enable", *(unit.name for unit in units)],
+        check=True,
+    )
+    _driver(folder)
+    # An image whose /usr is newer than its /etc/.updated does at boot what is done after updates.
+    os.utime(folder / "usr", (0, 0))
+    return folder
+
+
+def _compile(folder: Path, base: Path) -> None:
+    """As a package does when it is installed; else each boot of each host would compile anew."""
+    script = (
+        'mount --bind "$1/usr/lib/migd" "$2/mnt" && exec chroot "$2" python3 -m compileall -qq /mnt'
+    )
+    command = ["unshare", "--mount", "sh", "-c", script, "sh", str(folder), str(base)]
+    subprocess.run(command, check=True)
+
+
+def _installs(unit: Path) -> bool:
+    return "[Install]" in unit.read_text().splitlines()
+
+
+def _driver(folder: Path) -> None:
+    library = folder / "usr/lib/libnvidia-ml.so.1"
+    # A link, because the library looks for its state beside the file that it really is.
+    library.symlink_to(NODE / "lib" / library.name)
+    _write(folder / "usr/lib/systemd/system/simulated-devices.service", _UNIT)
+    wants = folder / "usr/lib/systemd/system/sysinit.target.wants/simulated-devices.service"
+    wants.parent.mkdir()
+    wants.symlink_to("../simulated-devices.service")
+    _write(folder / "usr/bin/simulator", _SIMULATOR, 0o755)
+    _write(folder / "usr/bin/nvidia-smi", _SMI, 0o755)
+    for place in (NODE, SIMULATOR / "migd"):
+        (folder / place.relative_to("/")).mkdir(parents=True)
+
+
+def add_devices(disk: Path, gpus: list[dict[str, Any]]) -> None:
+    """Write which device nodes a host has from each boot on, to the upper layer of its disk."""
+    text = "".join(f"{line}\n" for line in _device_lines(gpus))
+    _write(disk / _DEVICES, text)
+
+
+def _device_lines(gpus: list[dict[str, Any]]) -> Iterable[str]:
+    """Lines of tmpfiles.d. All are /dev/null by number: no driver stands behind the real ones."""
+
+    def node(path: str, mode: str, group: str = "root") -> str:
+        return f"c /dev/{path} {mode} root {group} - 1:3"
+
+    for name in ("nvidiactl", "nvidia-uvm", "nvidia-uvm-tools", "nvidia-modeset"):
+        yield node(name, "0666")
+    yield "d /dev/nvidia-caps 0755 root root -"
+    yield "d /dev/dri/by-path 0755 root root -"
+    yield node("nvidia-caps/nvidia-cap1", "0400")
+    yield node("nvidia-caps/nvidia-cap2", "0444")
+    for gpu in gpus:
+        index, minor = int(gpu["index"]), int(gpu["minor"])
+        yield node(f"nvidia{minor}", "0666")
+        # 15 GPU instances of an access node and 8 compute instances each: nv-caps.c.
+        for number in range(3 + 135 * minor, 3 + 135 * (minor + 1)):
+            yield node(f"nvidia-caps/nvidia-cap{number}", "0444")
+        yield node(f"dri/card{index}", "0660", "video")
+        yield node(f"dri/renderD{128 + index}", "0666")
+        address = str(gpu["pci"]).lower()[-12:]
+        for name, kind in ((f"card{index}", "card"), (f"renderD{128 + index}", "render")):
+            yield f"L /dev/dri/by-path/pci-{address}-{kind} - - - - ../{name}"
+
+
+def _write(path: Path, text: str, mode: int = 0o644) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    path.chmod(mode)
