@@ -57,10 +57,9 @@ def forbidden(unit: str) -> str:
         return "systemd itself"
     name, _, kind = unit.rpartition(".")
     name = name.partition("@")[0]
-    # Each hold is a unit of its own.
-    return _NEVER.get("migd-hold" if name.startswith("migd-hold-") else name) or _NEVER_KINDS.get(
-        kind, ""
-    )
+    if name.startswith("migd-hold-"):  # each hold is a unit of its own
+        return _ITSELF
+    return _NEVER_KINDS.get(kind) or _NEVER.get(name, "")
 
 
 def runs_users(unit: str) -> bool:

@@ -200,7 +200,13 @@ class _Found:
         What a client holds cannot always be seen (DCGM#276); some only start others (deepops#633).
         """
         unit = self._units.get(entry.name)
-        if unit and unit.active and unit.returnable and entry.since.rank <= self._reach.rank:
+        if unit is None or not unit.active or entry.since.rank > self._reach.rank:
+            return
+        if why := self._rules.forbidden(unit.name):
+            # clients.yaml refuses its name, but may list an alias of it.
+            advice = f"take it from clients.yaml: {unit.name} is {why}"
+            self._blocked.append(Blocked(f"{entry.name} must not be stopped: {advice}", advice))
+        elif unit.returnable:
             stop_s = self._rules.stop_s if entry.stop_s is None else entry.stop_s
             start_s = self._rules.start_s if entry.start_s is None else entry.start_s
             self._stop(unit, Stop(unit.name, (), stop_s, start_s, entry.kill))
@@ -229,12 +235,12 @@ class _Found:
             return self._stops.get(unit.name, Stop(unit.name, (), 0, 0))
         if holder.container:
             advice = "stop the container, which migd never does itself"
+        elif why := self._rules.forbidden(holder.unit):
+            advice = f"end it by hand, migd must not: {holder.unit} is {why}"
         elif entry := self._entry(holder):
             return self._end(client, uses, entry)
         elif unit and unit.active and unit.returnable and unit.whole:
-            if why := self._rules.forbidden(unit.name):
-                advice = f"end it by hand, {unit.name} must not be stopped: it is {why}"
-            elif self._rules.ends_unlisted:
+            if self._rules.ends_unlisted:
                 return Stop(unit.name, (), self._rules.stop_s, self._rules.start_s)
             else:
                 advice = (

@@ -141,7 +141,11 @@ class Hold:
                         raise ClientStuck(f"{UNIT} ended at once: {job.result.result()}")
                     await asyncio.sleep(_LOOK_S)
         except TimeoutError:
-            raise ClientStuck(f"{UNIT} did not begin within {_BEGIN_S:g} s") from None
+            # systemd does not begin it while one of the units is just being stopped.
+            raise ClientStuck(
+                f"{UNIT} did not begin within {_BEGIN_S:g} s; `systemctl list-jobs` shows what is "
+                "in its way"
+            ) from None
         self._write(hold.HELLO)
 
     async def _stop(self) -> None:

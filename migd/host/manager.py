@@ -189,7 +189,8 @@ class Manager:
                 while self._was_there and not self._peer.present:
                     await asyncio.wait({self._next_move()})
         except TimeoutError:
-            raise NoAnswer("it has left") from None
+            self._was_there = False
+            raise NoAnswer("it has left the bus") from None
         if not self._peer.present:
             raise NoAnswer("it is not there")
         moved = self._next_move()

@@ -118,7 +118,8 @@ def common(description: str, arguments: Sequence[str]) -> list[Setting]:
         ("Description", ("s", description)),
         ("Type", ("s", "oneshot")),
         ("CollectMode", ("s", "inactive-or-failed")),
-        ("ExecStart", ("a(sasb)", [[arguments[0], list(arguments), False]])),
+        # The flag: a "$" in an argument is a "$".
+        ("ExecStartEx", ("a(sasas)", [[arguments[0], list(arguments), ["no-env-expand"]]])),
     ]
 
 

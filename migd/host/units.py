@@ -125,7 +125,7 @@ class Units:
         loadable = [n for n in wanted if _NAME.fullmatch(n) and len(n) <= _MAX_NAME]
         rows = zip(loadable, await self._list(loadable), strict=True)
         paths = {n: r[6] for n, r in rows if r and (r[2] != "not-found" or r[3] not in _ENDED)}
-        states = await asyncio.gather(*(self._read(path) for path in paths.values()))
+        states = await asyncio.gather(*(self._read(*item) for item in paths.items()))
         return {**found, **dict(zip(paths, states, strict=True))}
 
     async def along(self, name: str) -> tuple[UnitState, ...]:
@@ -221,18 +221,22 @@ class Units:
 
     async def _list(self, names: Sequence[str]) -> list[list[Any] | None]:
         """A row of ListUnitsByNames for each name, None for one that systemd does not like."""
-        (rows,) = await self._manager.call("ListUnitsByNames", "as", [names])
-        if len(rows) == len(names):
-            return list(rows)
+        with contextlib.suppress(Refused):
+            (rows,) = await self._manager.call("ListUnitsByNames", "as", [names])
+            if len(rows) == len(names):
+                return list(rows)
         if len(names) == 1:
             return [None]
         return [row for name in names for row in await self._list([name])]
 
-    async def _read(self, path: str) -> UnitState:
-        unit = await self._manager.properties(path, "Unit")
+    async def _read(self, name: str, path: str) -> UnitState:
         service: Mapping[str, Any] = {}
-        if unit["Id"].endswith(".service"):
-            service = await self._manager.properties(path, "Service")
+        try:
+            unit = await self._manager.properties(path, "Unit")
+            if unit["Id"].endswith(".service"):
+                service = await self._manager.properties(path, "Service")
+        except Refused:
+            return UnitState(name)  # it has gone meanwhile, as a scope does
         return _state(unit, service)
 
     async def _words(self, state: UnitState) -> str:
@@ -241,10 +245,12 @@ class Units:
         if not state.invocation or not journalctl:
             return ""
         command = [
-            journalctl, "--quiet", "--no-pager", "--boot", "--output=cat", f"--lines={_LINES}",
+            journalctl, "--quiet", "--no-pager", "--output=cat", f"--lines={_LINES}",
             f"_SYSTEMD_INVOCATION_ID={state.invocation}",
         ]  # fmt: skip
         try:
+            # Else what it wrote just before it ended may not be there yet.
+            await self._programs.run([journalctl, "--sync"], limit_s=_JOURNAL_S)
             done = await self._programs.run(command, limit_s=_JOURNAL_S)
         except MigdError:
             return ""

@@ -177,6 +177,9 @@ class Jobs:
         except MigdError as error:
             log.warning("no GPU is touched: %s", error)
             ends = job.untouched(error)
+        except Exception:
+            log.exception("job %d: defect in migd", job.begun.id)
+            ends = job.untouched(MigdError("a defect in migd; the log has the details"))
         clients = await run.bring_back()
         result = result_of((o for o, _ in ends), clients, canceled=job.canceled)
         return self._finish(job.begun, ends, result, clients)

@@ -292,6 +292,45 @@ def test_nothing_is_applied_while_a_file_is_refused(two: World) -> None:
     is_done(two, [7, 7])
 
 
+def test_a_refused_list_of_clients_is_told(two: World) -> None:
+    etc, packaged = two.daemon.config_dir, two.daemon.defaults_dir
+
+    def told(*places: str) -> None:
+        def same(errors: list[str]) -> bool:
+            return len(errors) == len(places) and all(map(str.startswith, errors, places))
+
+        becomes(two, "ConfigErrors", same)
+
+    (etc / names.CLIENTS_DIR).mkdir()
+    added = etc / names.CLIENTS_DIR / "site.yaml"
+    added.write_text("systemd-services:\n- nvidia-fabricmanager.service\n")
+    told(f"{added}:2:3: systemd-services[0]: ")
+    (packaged / names.CLIENTS_FILE).write_text("unlisted: maybe\n")
+    told(f"{packaged / names.CLIENTS_FILE}:1:11: unlisted: ", f"{added}:2:3: ")
+    # It replaces the packaged one, which is judged no more.
+    put(two, "systemd-services: [nvidia-dcgm.service]\n", names.CLIENTS_FILE)
+    told(f"{added}:2:3: ")
+    name, message = two.daemon.refused("Reload")
+    assert name == f"{names.ERROR}.Config"
+    assert message.splitlines() == two.daemon.property("ConfigErrors")
+    added.unlink()
+    told()
+    two.daemon.call("Reload")
+    assert (instances(two), jobs(two)) == ([0, 0], [])
+    assert not changing_calls(two.node)
+
+
+def test_a_changed_list_of_clients_applies_nothing(two: World) -> None:
+    put(two, "config: all-disabled\non-config-change: apply\n")
+    becomes(two, "Match", lambda match: match == "yes")
+    two.daemon.call("Reload")
+    put(two, "unlisted: no\n", names.CLIENTS_FILE)
+    becomes(two, "ConfigErrors", bool)
+    put(two, "unlisted: refuse\n", names.CLIENTS_FILE)
+    becomes(two, "ConfigErrors", lambda errors: not errors)
+    assert (two.daemon.property("Match"), jobs(two)) == ("yes", [])
+
+
 @pytest.mark.parametrize("what", ["fifo", "folder", "device"])
 def test_a_file_that_is_none_is_refused_at_once(two: World, what: str) -> None:
     path = two.daemon.config_dir / names.SETTINGS_FILE

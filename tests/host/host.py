@@ -14,7 +14,7 @@ import pytest
 from migd import names
 from migd.bus.connection import BUS, RemoteError, connect
 from tests.host import layer
-from tests.host.machine import REBOOT, Machine, inner_pid
+from tests.host.machine import REBOOT, Machine, children, inner_pid
 from tests.support.bus import plain
 from tests.support.daemon import options
 from tests.support.node import Node, wait_for
@@ -38,16 +38,21 @@ class Process:
             self._outer = subprocess.Popen(
                 command, env={}, stdin=subprocess.DEVNULL, stdout=file, stderr=file
             )
-        self.pid = 0
+        self._inner: list[int] = []
         wait_for(self._is_there, what=f"{command} has no process")
+        self.pid = inner_pid(self._inner[0]) if self._inner else 0
 
     def _is_there(self) -> bool:
-        """nsenter forks, because only a child is in the other pid namespace."""
-        children = Path(f"/proc/{self._outer.pid}/task/{self._outer.pid}/children")
-        with suppress(OSError):  # they have ended
-            for child in children.read_text().split():
-                self.pid = inner_pid(int(child))
-        return bool(self.pid) or not self.alive()
+        """Only a child of what was started is in the other pid namespace."""
+        self._inner = children(self._outer.pid)
+        return bool(self._inner) or not self.alive()
+
+    @property
+    def program(self) -> str:
+        """What it runs, "" if it has ended."""
+        with suppress(OSError):
+            return str(Path(f"/proc/{self._inner[0]}/exe").readlink())
+        return ""
 
     @property
     def output(self) -> str:
@@ -213,7 +218,9 @@ class Host:
         def holds() -> bool:
             if not holder.alive():
                 raise AssertionError(f"the holder ended with {holder.wait()}: {holder.output}")
-            return any(row["pid"] == holder.pid for row in node.gpus()[gpu]["holders"])
+            # It holds first and becomes the command then.
+            listed = any(row["pid"] == holder.pid for row in node.gpus()[gpu]["holders"])
+            return listed and "python" not in Path(holder.program).name
 
         wait_for(holds, what="the holder is not there")
         return holder

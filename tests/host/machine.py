@@ -1,9 +1,8 @@
 """A booted tree: one systemd-nspawn from power on to power off, with nothing left behind.
 
-Its mounts, and what nspawn keeps in /run, are in a mount namespace that ends with it; all its
-processes die with its first one, and that dies with nspawn, which dies with the thread that
-started it. So only empty cgroups can be left by a test run that is killed; the next one removes
-those.
+nspawn is the first process of a pid namespace, which ends with the thread that started it, and
+all that the kernel and nspawn keep of the machine is in a mount namespace that ends with it. So
+only empty cgroups can be left by a test run that is killed; the next one removes those.
 """
 
 import itertools
@@ -36,6 +35,9 @@ exec "$@"
 """
 
 
+_UNSHARE = ("unshare", "--mount", "--pid", "--mount-proc", "--fork", "--kill-child=KILL")
+
+
 class BootError(AssertionError):
     """The machine did not come up; the console is in the text."""
 
@@ -50,7 +52,7 @@ class Machine:
         self.console = console
         self.name = _NAME.format(pid=os.getpid(), number=next(_numbers))
         self._leader: int | None = None
-        self._cgroups = [root / self.name for root in hierarchies()]
+        self._cgroups = [root / self.name for root in _hierarchies()]
         for cgroup in self._cgroups:
             cgroup.mkdir()
         nspawn = [
@@ -64,7 +66,7 @@ class Machine:
         ]  # fmt: skip
         with console.open("ab") as output:
             self._nspawn = subprocess.Popen(
-                ["setpriv", "--pdeathsig", "KILL", "unshare", "--mount", *start],
+                ["setpriv", "--pdeathsig=KILL", *_UNSHARE, *start],
                 env={**os.environ, "SYSTEMD_NSPAWN_UNIFIED_HIERARCHY": "1"},
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -97,22 +99,22 @@ class Machine:
             time.sleep(0.005)
 
     def _answers(self) -> bool:
-        if self._leader is None:
-            self._leader = _first_of(self._nspawn.pid)
+        self._leader = self._leader or _leader_of(self._nspawn.pid)
         root = Path(f"/proc/{self._leader}/root")
-        # Until it has its own root it sees ours, and the sockets there.
-        return (
-            self._leader is not None
-            and not root.samefile("/")
-            and all(
-                (root / socket).exists()
-                for socket in ("run/dbus/system_bus_socket", "run/systemd/private")
-            )
-        )
+        sockets = ("run/dbus/system_bus_socket", "run/systemd/private")
+        try:
+            # Until it has its own root it sees ours, and the sockets there.
+            return not root.samefile("/") and all((root / path).exists() for path in sockets)
+        except OSError:
+            return False  # it is not there yet, or has ended
 
     def command(self, *command: str) -> list[str]:
         """What runs a command inside, as root, in no unit and in no session of it."""
-        return ["nsenter", f"--target={self.leader}", "--all", "--", *command]
+        # nsenter would fork by itself to get into the pid namespace, and stop together with its
+        # child; systemd stops all processes at its end, and would wait for that child for ever.
+        fork = ("sh", "-c", '"$@"; exit $?', "sh")
+        enter = ("nsenter", f"--target={self.leader}", "--all", "--no-fork")
+        return [*enter, "--", *fork, *command]
 
     def enter(self, *command: str, timeout: float) -> "subprocess.CompletedProcess[str]":
         return subprocess.run(
@@ -138,7 +140,7 @@ class Machine:
             self.wait_off()
 
 
-def hierarchies() -> Iterator[Path]:
+def _hierarchies() -> Iterator[Path]:
     """Where systemd keeps cgroups: cgroup2, and beside it name=systemd on hybrid machines."""
     for line in Path("/proc/self/mountinfo").read_text().splitlines():
         before, _, after = line.partition(" - ")
@@ -147,12 +149,17 @@ def hierarchies() -> Iterator[Path]:
             yield Path(before.split()[4])
 
 
+def cgroups(pid: int | str) -> list[Path]:
+    """The cgroups of all machines that a process has started."""
+    pattern = _NAME.format(pid=pid, number="*")
+    return [cgroup for root in _hierarchies() for cgroup in root.glob(pattern)]
+
+
 def _sweep() -> None:
     """Remove the empty cgroups of test runs that were killed."""
-    for root in hierarchies():
-        for cgroup in root.glob(_NAME.format(pid="*", number="*")):
-            if not Path(f"/proc/{cgroup.name.split('-')[2]}").exists():
-                _remove(cgroup)
+    for cgroup in cgroups("*"):
+        if not Path(f"/proc/{cgroup.name.split('-')[2]}").exists():
+            _remove(cgroup)
 
 
 def _remove(cgroup: Path) -> bool:
@@ -163,13 +170,24 @@ def _remove(cgroup: Path) -> bool:
     return not cgroup.exists()
 
 
-def _first_of(pid: int) -> int | None:
-    """The child that is process 1 in a pid namespace of its own."""
-    with suppress(OSError):
-        for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split():
-            if inner_pid(int(child)) == 1:
-                return int(child)
+def _leader_of(pid: int) -> int | None:
+    """The first process of the machine: our child is `unshare`, below it nspawn, and then this."""
+    for nspawn in children(pid):
+        for inner in children(nspawn):
+            with suppress(OSError):  # it has ended: nspawn has another child before this one
+                if inner_pid(inner) == 1:
+                    return inner
     return None
+
+
+def children(pid: int) -> list[int]:
+    """None where the process has ended."""
+    try:
+        return [
+            int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        ]
+    except OSError:
+        return []
 
 
 def inner_pid(pid: int) -> int:

@@ -224,8 +224,16 @@ def test_a_unit_that_cannot_come_back_is_ended_like_a_process() -> None:
 def test_processes_of_units_that_must_never_stop() -> None:
     bus = Unit("dbus.service", active=True, returnable=True)
     holding = client(use(TWO, GONE), unit="dbus.service")
-    (why,) = decided(HALF, [holding], rules(terminate=True), bus).blocked
-    assert "it is the system bus" in why.message
+    entry = ListedProcess(executable="python3")
+    (why,) = decided(HALF, [holding], rules(processes=[entry], terminate=True), bus).blocked
+    assert "dbus.service is the system bus" in why.message
+
+
+def test_an_alias_of_a_unit_that_must_never_stop() -> None:
+    units = {"mine.service": Unit("dbus.service", active=True, returnable=True)}
+    found = decide(HALF, [], units, rules(ListedUnit("mine.service")))
+    assert "mine.service must not be stopped" in found.blocked[0].message
+    assert found.stops == ()
 
 
 def test_a_process_that_cannot_be_reached_is_named() -> None:

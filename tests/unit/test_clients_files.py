@@ -74,6 +74,9 @@ def test_what_is_replaced_is_not_judged(files: Files) -> None:
     (files.packaged / "clients.yaml").write_text("nonsense")
     (files.etc / "clients.yaml").write_text(services("m"))
     assert files.units() == ["m"]
+    (files.etc / "clients.yaml").write_text("nonsense")
+    (line,) = files.refused()
+    assert line.startswith(f"{files.etc / 'clients.yaml'}:1:1: ")
 
 
 def test_links_to_files_and_to_nothing(files: Files) -> None:

@@ -49,6 +49,7 @@ def test_limits_are_those_of_nvml() -> None:
     assert sorted(LIMITS.values()) == sorted(f.name for f in fields(Limits))
     for key, limit in TIME_LIMITS.items():
         built_in = getattr(Limits(), LIMITS[key]) if key in LIMITS else limit.built_in
+        assert built_in is not None
         assert limit.least <= built_in <= limit.most
         for good in (limit.least, limit.most):
             text = f"time-limits: {{{key}: {good}}}"
