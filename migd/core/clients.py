@@ -213,19 +213,15 @@ class _Found:
 
     def client(self, client: Client, in_way: tuple[Use, ...], watching: tuple[Use, ...]) -> None:
         """Decide on a client by what it has that is in the way, or that it merely watches."""
-        if in_way:
-            decision = self.fate(client, in_way)
-        elif watching and (entry := self._entry(client.holder)):
-            decision = self._end(client, watching, entry)
-        else:
+        if not in_way and not self._entry(client.holder):
             return
-        match decision:
-            case Stop():
-                self._stop(self._units[client.holder.unit], decision)
-            case End():
-                self._ends.append(decision)
-            case Blocked():
-                self._blocked.append(decision)
+        match self.fate(client, in_way or watching):
+            case Stop() as stop if in_way:
+                self._stop(self._units[client.holder.unit], stop)
+            case End() as end if in_way or watching:
+                self._ends.append(end)
+            case Blocked() as blocked if in_way:
+                self._blocked.append(blocked)
 
     def fate(self, client: Client, uses: tuple[Use, ...]) -> Stop | End | Blocked:
         holder = client.holder
@@ -239,16 +235,15 @@ class _Found:
             advice = f"end it by hand, migd must not: {holder.unit} is {why}"
         elif entry := self._entry(holder):
             return self._end(client, uses, entry)
+        elif not holder.started:
+            advice = "end it where it runs, it cannot be reached from here"
         elif unit and unit.active and unit.returnable and unit.whole:
             if self._rules.ends_unlisted:
                 return Stop(unit.name, (), self._rules.stop_s, self._rules.start_s)
-            else:
-                advice = (
-                    f"stop {unit.name}, list it under systemd-services in clients.yaml, or apply "
-                    "with terminate, which starts it again afterwards"
-                )
-        elif not holder.started:
-            advice = "end it where it runs, it cannot be reached from here"
+            advice = (
+                f"stop {unit.name}, list it under systemd-services in clients.yaml, or apply with "
+                "terminate, which starts it again afterwards"
+            )
         elif self._rules.ends_unlisted:
             return End(client, uses, self._rules.grace_s)
         else:

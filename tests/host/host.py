@@ -1,22 +1,17 @@
 """A test host: what tests do to it, and what they see of it."""
 
-import asyncio
 import json
 import shutil
 import subprocess
 from collections.abc import Callable, Sequence
-from contextlib import suppress
 from pathlib import Path
 from typing import Any, Self
 
-import pytest
-
 from migd import names
-from migd.bus.connection import BUS, RemoteError, connect
 from tests.host import layer
-from tests.host.machine import REBOOT, Machine, children, inner_pid
-from tests.support.bus import plain
-from tests.support.daemon import options
+from tests.host.calls import Calls
+from tests.host.machine import REBOOT, Machine
+from tests.host.process import Process
 from tests.support.node import Node, wait_for
 
 _RUN_S = 60.0
@@ -29,44 +24,7 @@ class Failed(AssertionError):
     """A command in a host that ended with another exit code than 0."""
 
 
-class Process:
-    """A process in a host that goes on while the test does; `pid` is the one that the host sees."""
-
-    def __init__(self, command: Sequence[str], output: Path) -> None:
-        self._output = output
-        with output.open("wb") as file:
-            self._outer = subprocess.Popen(
-                command, env={}, stdin=subprocess.DEVNULL, stdout=file, stderr=file
-            )
-        self._inner: list[int] = []
-        wait_for(self._is_there, what=f"{command} has no process")
-        self.pid = inner_pid(self._inner[0]) if self._inner else 0
-
-    def _is_there(self) -> bool:
-        """Only a child of what was started is in the other pid namespace."""
-        self._inner = children(self._outer.pid)
-        return bool(self._inner) or not self.alive()
-
-    @property
-    def program(self) -> str:
-        """What it runs, "" if it has ended."""
-        with suppress(OSError):
-            return str(Path(f"/proc/{self._inner[0]}/exe").readlink())
-        return ""
-
-    @property
-    def output(self) -> str:
-        return self._output.read_text(errors="replace")
-
-    def alive(self) -> bool:
-        return self._outer.poll() is None
-
-    def wait(self, timeout: float = _RUN_S) -> int:
-        """The exit code, once it has ended; 128 and the signal where one has ended it."""
-        return self._outer.wait(timeout)
-
-
-class Host:
+class Host(Calls):
     """A host with a disk of its own; it is booted by `start` or as a context manager.
 
     layers: read-only trees, the topmost first
@@ -274,63 +232,11 @@ class Host:
     def boot_id(self) -> str:
         return self.read(names.BOOT_ID_FILE).strip()
 
-    # -- the bus, as root ----------------------------------------------------------------
+    # -- the bus, as root: see Calls ------------------------------------------------------
 
     @property
     def address(self) -> str:
-        """Of the system bus inside, for programs outside. Their pid cannot be seen inside."""
         return f"unix:path=/proc/{self.machine.leader}/root/run/dbus/system_bus_socket"
-
-    def call(
-        self,
-        member: str,
-        signature: str = "",
-        *arguments: Any,
-        destination: str = names.BUS_NAME,
-        path: str = names.ROOT,
-        interface: str = names.MANAGER,
-        timeout_s: float = _RUN_S,
-    ) -> list[Any]:
-        """Call migd, or who is named; values without the types of variants. Raises RemoteError."""
-
-        async def call() -> list[Any]:
-            connection = await connect(self.address, timeout_s=10)
-            try:
-                return await connection.call(
-                    destination, path, interface, member, signature, arguments, timeout_s=timeout_s
-                )
-            finally:
-                connection.close()
-
-        return [plain(value) for value in asyncio.run(call())]
-
-    def refused(self, member: str, signature: str = "", *arguments: Any) -> tuple[str, str]:
-        """Call what must fail; the name of the error and its text."""
-        with pytest.raises(RemoteError) as error:
-            self.call(member, signature, *arguments)
-        return error.value.name, error.value.message
-
-    def property(self, name: str, *, path: str = names.ROOT, interface: str = names.MANAGER) -> Any:
-        (value,) = self.call("Get", "ss", interface, name, path=path, interface=f"{BUS}.Properties")
-        return value
-
-    def plan(self, config: str, **given: Any) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-        summary, steps = self.call("Plan", "sa{sv}", config, options(given))
-        return summary, steps
-
-    def apply(self, config: str, **given: Any) -> tuple[int, str]:
-        """Options by keyword: max_impact="reset" is max-impact. The job's id and path."""
-        number, path = self.call("Apply", "sa{sv}", config, options(given))
-        return number, path
-
-    def wait(self, number: int, timeout_s: float = _RUN_S) -> tuple[str, dict[str, Any]]:
-        """The result and details of a job, once it has ended."""
-        result, details = self.call("WaitJob", "u", number, timeout_s=timeout_s)
-        return result, details
-
-    def applied(self, config: str, **given: Any) -> tuple[str, dict[str, Any]]:
-        """Apply, and wait for the end."""
-        return self.wait(self.apply(config, **given)[0])
 
     def wait_for(
         self, condition: Callable[[], object], *, timeout: float = 20.0, what: str = ""
