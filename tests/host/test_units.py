@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
@@ -126,11 +127,14 @@ def test_start_that_succeeds(host: Host, driver: Driver) -> None:
     install(
         host,
         {
-            "g-simple.service": SLEEP + "StartLimitBurst=1\n",
+            "g-simple.service": f"[Unit]\nStartLimitBurst=2\n{SLEEP}",
+            # Keeps it loaded, else systemd forgets how often it was started.
+            "g-keeper.service": f"[Unit]\nAfter=g-simple.service\n{SLEEP}",
             "g-oneshot.service": ONESHOT,
             "g-stays.service": f"{ONESHOT}RemainAfterExit=yes\n",
         },
     )
+    host.systemctl("start", "g-keeper.service")
     for _ in range(8):  # more often than systemd allows others
         driver.do("units.start", "g-simple.service", 10)
         assert state(host, "g-simple.service") == "active"
@@ -422,9 +426,14 @@ def fifo(tmp_path: Path) -> Path:
     return path
 
 
-def program(fifo: Path, grace_s: float) -> "subprocess.Popen[bytes]":
-    command = [sys.executable, "-IS", hold.__file__, "--fifo", str(fifo), "--grace", str(grace_s)]
-    return subprocess.Popen(command)
+@contextmanager
+def program(fifo: Path, grace_s: float) -> Iterator["subprocess.Popen[bytes]"]:
+    command = [sys.executable, "-IS", hold.__file__, str(fifo), str(grace_s)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as running:
+        try:
+            yield running
+        finally:
+            running.kill()
 
 
 def writer(fifo: Path) -> int:
