@@ -36,9 +36,10 @@ UNIT = "migd-hold.service"
 _PROGRAM = str(Path(hold.__file__).resolve())
 _FOREVER = 2**64 - 1
 _LOOK_S = 0.01
-# How long the program may take to begin, and the unit to end.
+# How long the program may take to begin and to read a byte, and the unit to end.
 _BEGIN_S = 20.0
-_END_S = 10.0
+_READ_S = 5.0
+_END_S = 5.0
 _STOP_S = 2.0
 
 
@@ -63,8 +64,7 @@ class Hold:
             os.mkfifo(self._fifo, 0o600)
         except OSError as error:
             raise ClientStuck(f"{self._fifo} cannot be made: {error.strerror}") from error
-        command = [sys.executable, "-IS", _PROGRAM]
-        command += ["--fifo", str(self._fifo), "--grace", f"{self._grace_s:g}"]
+        command = [sys.executable, "-IS", _PROGRAM, str(self._fifo), f"{self._grace_s:g}"]
         settings = [
             *common(f"migd keeps {', '.join(units)} down", command),
             ("DefaultDependencies", ("b", False)),
@@ -198,7 +198,7 @@ class Hold:
         if not self._write(hold.HELLO):
             return False
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(_BEGIN_S):
+            async with asyncio.timeout(_READ_S):
                 while self._has_reader():
                     if not self._unread():
                         return True

@@ -33,8 +33,10 @@ LOST = "lost"
 class Job:
     """A job of systemd that we wait for; `result` is systemd's word for how it ended."""
 
-    def __init__(self, path: str) -> None:
+    def __init__(self, path: str, moves: int) -> None:
+        """moves: how often systemd had come to the bus or left it when this was known last."""
         self.path = path
+        self.moves = moves
         self.result: asyncio.Future[str] = asyncio.get_running_loop().create_future()
 
     def end(self, result: str) -> None:
@@ -51,6 +53,7 @@ class Manager:
         self._following = False
         self._subscribed = False
         self._was_there = False
+        self._moves = 0
         self._move: asyncio.Future[None] | None = None
         self._jobs: set[Job] = set()
         self._early: dict[str, str] = {}
@@ -76,8 +79,11 @@ class Manager:
         return dict(values)
 
     async def state(self) -> str:
-        """SystemState: "running", "stopping", ... (systemctl(1), is-system-running)."""
-        (value,) = await self._call(_PATH, _PROPERTIES, "Get", "ss", [_MANAGER, "SystemState"])
+        """SystemState: "running", "stopping", ... (systemctl(1)). Raises NoSystemd."""
+        try:
+            (value,) = await self._call(_PATH, _PROPERTIES, "Get", "ss", [_MANAGER, "SystemState"])
+        except Refused as error:
+            raise NoSystemd(f"systemd does not tell its state: {error}") from error
         return str(value)
 
     # -- jobs ----------------------------------------------------------------------------
@@ -109,7 +115,7 @@ class Manager:
                 self._early.clear()  # others' jobs end, too
 
     def _watch(self, path: str) -> Job:
-        job = Job(path)
+        job = Job(path, self._moves)
         self._jobs.add(job)
         if path in self._early:
             job.end(self._early[path])
@@ -128,13 +134,13 @@ class Manager:
         try:
             async with asyncio.timeout(limit_s):
                 while not job.result.done():
-                    moved = self._next_move()
-                    ends: set[asyncio.Future[Any]] = {job.result, gone, moved}
+                    if job.moves != self._moves:
+                        await self._ask_for(job)
+                        continue
+                    ends: set[asyncio.Future[Any]] = {job.result, gone, self._next_move()}
                     await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
                     if gone.done():
                         raise NoSystemd("the bus was lost while systemd was at work")
-                    if moved.done():
-                        await self._ask_for(job)
         except TimeoutError:
             return None
         finally:
@@ -144,6 +150,8 @@ class Manager:
         return job.result.result()
 
     async def _ask_for(self, job: Job) -> None:
+        """Whether it is still there, now that its end may have been told to nobody."""
+        job.moves = self._moves
         try:
             await self.call("GetJob", "u", [int(job.path.rpartition("/")[2])])
         except Refused:
@@ -210,6 +218,7 @@ class Manager:
 
     def _moved(self) -> None:
         self._subscribed = False
+        self._moves += 1
         if self._move is not None and not self._move.done():
             self._move.set_result(None)
 

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import signal
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
 from typing import Protocol, TypeVar
 
 from migd.core.clients import Clearing, End, Stop
@@ -23,6 +23,8 @@ T = TypeVar("T")
 _ROUNDS = 5
 # How long the kernel may take to remove a process after SIGKILL, and systemd a unit.
 _KILL_S = 10.0
+# How long each start is waited for once migd itself is being stopped: systemd goes on with it.
+_HURRY_S = 5.0
 
 
 class Progress(Protocol):
@@ -31,6 +33,8 @@ class Progress(Protocol):
     def common(self, phase: Phase | None, waits: str = "") -> None: ...
     @property
     def canceling(self) -> asyncio.Event: ...
+    @property
+    def hurrying(self) -> asyncio.Event: ...
 
 
 class ClientRun:
@@ -98,8 +102,9 @@ class ClientRun:
         self._job.common(Phase.RELEASE)
         try:
             await self._clients.hold.release()
-        except MigdError as error:
-            log.error("%s, ignoring", error)
+        except Exception:
+            # Whatever it is, the units are worth the try: their starts wait if it is still there.
+            log.exception("the hold was not released, ignoring")
         back = []
         for record in reversed(self._stopped):
             for unit in (record.unit, *reversed(record.along)):
@@ -131,12 +136,30 @@ class ClientRun:
         try:
             if await self._clients.units.system_state() == "stopping":
                 return ClientOutcome(unit, 0, "", Fate.MISSING, "the system is shutting down")
-            await self._clients.units.start(unit, limit_s)
+            await self._in_a_hurry(self._clients.units.start(unit, limit_s))
         except MigdError as error:
             log.error("%s did not come back: %s", unit, error)
             return ClientOutcome(unit, 0, "", Fate.MISSING, str(error))
+        except Exception:
+            log.exception("starting %s: defect in migd", unit)
+            return ClientOutcome(unit, 0, "", Fate.MISSING, "a defect in migd; the log has more")
         log.info("%s is back", unit)
         return ClientOutcome(unit, 0, "", Fate.RETURNED)
+
+    async def _in_a_hurry(self, starting: Coroutine[None, None, None]) -> None:
+        """`starting`, which is left to systemd if it takes long while migd is being stopped."""
+        task = asyncio.create_task(starting)
+        hurrying = asyncio.create_task(self._job.hurrying.wait())
+        try:
+            await asyncio.wait({task, hurrying}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task}, timeout=_HURRY_S)
+            if not task.done():
+                raise ClientStuck("migd was stopped while it started; systemd goes on with that")
+            task.result()
+        finally:
+            hurrying.cancel()
+            task.cancel()
+            await asyncio.gather(task, hurrying, return_exceptions=True)
 
     def _names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(n for s in self._stopped for n in (*s.along, s.unit)))
@@ -146,16 +169,13 @@ class ClientRun:
     async def _end(self, ends: Sequence[End]) -> None:
         """End these side by side; raises for the first that cannot be, when all are tried."""
         tries = [self._end_one(end) for end in ends]
-        results = await self._unless_canceled(asyncio.gather(*tries, return_exceptions=True))
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+        await self._unless_canceled(_all(tries))
 
     async def _end_one(self, end: End) -> None:
         holder = end.client.holder
         family = await asyncio.to_thread(_family, holder.pid) if end.tree else []
         await self._note(Signaling(holder.pid, holder.unit, str(holder)))
-        await asyncio.gather(*(self._signal(one, end) for one in (holder, *family)))
+        await _all([self._signal(one, end) for one in (holder, *family)])
 
     async def _note(self, record: Signaling) -> None:
         await self._journal.write(record)
@@ -197,6 +217,13 @@ class ClientRun:
             canceling.cancel()
             task.cancel()
             await asyncio.gather(task, canceling, return_exceptions=True)
+
+
+async def _all(tries: Iterable[Awaitable[None]]) -> None:
+    """Raises the first error, when all have come to their end."""
+    for result in await asyncio.gather(*tries, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result
 
 
 def _family(pid: int) -> list[Holder]:

@@ -170,8 +170,7 @@ def _check_mode(gpu: Gpu, wanted: Mode, performed: Performed) -> None:
     if performed.activation == _IN_USE:
         raise InUse(
             f"{gpu}: the MIG mode was not switched: held, reset needed. Another process uses the "
-            "driver, perhaps one that NVML does not list: `fuser -v /dev/nvidia*` names it; end it "
-            "and apply again"
+            "driver, perhaps one that NVML does not list; end it and apply again"
         )
     if performed.activation in (_RESET_REQUIRED, _NOT_SUPPORTED):
         raise ResetRequired(

@@ -53,6 +53,7 @@ class Job:
         self._common: Phase | None = None
         self._waits = ""
         self.canceling = asyncio.Event()
+        self.hurrying = asyncio.Event()
 
     @property
     def gpus(self) -> tuple[str, ...]:

@@ -4,11 +4,13 @@ import asyncio
 import logging
 import time
 from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
 from migd import names
 from migd.core.clients import Clearing, Rules
+from migd.core.holders import Holder
 from migd.core.job import (
     Before,
     Begun,
@@ -25,7 +27,7 @@ from migd.core.job import (
 from migd.core.model import Gpu, Layout
 from migd.core.plan import Plan
 from migd.core.wanted import ITSELF
-from migd.errors import Busy, Canceled, Hung, MigdError, NoSuchJob, StateUnwritable
+from migd.errors import Busy, Canceled, Hung, InUse, MigdError, NoSuchJob, StateUnwritable
 from migd.nvml.client import NvmlClient
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
@@ -39,6 +41,9 @@ _STOP_LIMIT_S = 75.0
 # A call that a killed daemon's worker is in goes on to its end: as long as a step may take.
 _LINGER_LIMIT_S = 200.0
 _LINGER_PAUSE_S = 0.5
+# Of those who hold a GPU that the driver says is in use.
+_NAMED = 5
+_IN_USE = "IN_USE"
 
 
 class Audience(Protocol):
@@ -55,6 +60,7 @@ class Node(Protocol):
 
     async def observe(self) -> Sequence[Gpu]: ...
     async def clearing(self, plan: Plan, by: Rules) -> Clearing: ...
+    async def holders(self, gpu: str) -> Sequence[Holder]: ...
     def saw(self, gpu: Gpu) -> None: ...
     def settled(self) -> None: ...
 
@@ -152,8 +158,10 @@ class Jobs:
     async def stop(self) -> None:
         """Cancel what runs, and wait until it has put back what it did not finish."""
         self._stopping = True
-        if self.current and self.current.cancelable:
-            self.current.cancel()
+        if self.current:
+            self.current.hurrying.set()
+            if self.current.cancelable:
+                self.current.cancel()
         if self._running:
             await asyncio.wait([self._running], timeout=_STOP_LIMIT_S)
         try:
@@ -174,6 +182,7 @@ class Jobs:
             await run.clear(clearing, lambda: self._node.clearing(plan, by))
             job.common(None)
             ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
+            ends = [(await self._naming_holders(outcome), found) for outcome, found in ends]
         except MigdError as error:
             log.warning("no GPU is touched: %s", error)
             ends = job.untouched(error)
@@ -183,6 +192,18 @@ class Jobs:
         clients = await run.bring_back()
         result = result_of((o for o, _ in ends), clients, canceled=job.canceled)
         return self._finish(job.begun, ends, result, clients)
+
+    async def _naming_holders(self, outcome: Outcome) -> Outcome:
+        """With those who have the GPU open, where the driver only says that it is in use."""
+        if outcome.error != InUse.dbus_name and outcome.code_name != _IN_USE:
+            return outcome
+        try:
+            holders = await self._node.holders(outcome.gpu)
+        except MigdError as error:
+            log.warning("%s, ignoring", error)
+            return outcome
+        named = "; ".join(map(str, holders[:_NAMED])) or "no process that can be seen from here"
+        return replace(outcome, message=f"{outcome.message}. It is held by {named}")
 
     async def _recover(self, job: Job, left: Unfinished) -> PastJob:
         """Keep what was reached, put back what was not, and tell those who wait."""

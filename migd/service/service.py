@@ -10,6 +10,7 @@ from migd.config.devices import find_gpu
 from migd.config.export import exported, rendered
 from migd.config.settings import Settings
 from migd.core.clients import Clearing, Rules, Standing, standing
+from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu
 from migd.core.plan import Plan, plan
@@ -251,6 +252,11 @@ class Service:
             replace(g, gpu=replace(g.gpu, processes=now_on.get(g.gpu.uuid, ()))) for g in plan.gpus
         )
         return await self._clients.decide(Plan(fresh), gpus, by)
+
+    async def holders(self, gpu: str) -> list[Holder]:
+        """Who has a GPU now, by whatever evidence. Raises what look() raises."""
+        found = await self._clients.look(await self.observe())
+        return [c.holder for c in found if c.of(gpu)]
 
     def saw(self, gpu: Gpu) -> None:
         self.view = self.view.with_gpu(gpu)
