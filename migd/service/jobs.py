@@ -199,8 +199,8 @@ class Jobs:
             return outcome
         try:
             holders = await self._node.holders(outcome.gpu)
-        except MigdError as error:
-            log.warning("%s, ignoring", error)
+        except Exception:
+            log.exception("who holds GPU %d is not known, ignoring", outcome.index)
             return outcome
         named = "; ".join(map(str, holders[:_NAMED])) or "no process that can be seen from here"
         return replace(outcome, message=f"{outcome.message}. It is held by {named}")
@@ -230,12 +230,11 @@ class Jobs:
     ) -> tuple[ClientOutcome, ...]:
         """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
         run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled)
-        try:
-            if left.open:
+        if left.open:
+            try:
                 await run.hold_again()
-                ends += await self._take_back(job, left.open)
-        except MigdError as error:
-            log.error("%s, ignoring", error)
+            except MigdError as error:
+                log.error("%s; going on without the hold", error)
             ends += await self._take_back(job, left.open)
         return await run.bring_back()
 
