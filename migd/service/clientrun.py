@@ -102,9 +102,11 @@ class ClientRun:
         self._job.common(Phase.RELEASE)
         try:
             await self._clients.hold.release()
+        except MigdError as error:
+            # The units are worth the try: their starts wait if it is still there.
+            log.error("the hold was not released, ignoring: %s", error)
         except Exception:
-            # Whatever it is, the units are worth the try: their starts wait if it is still there.
-            log.exception("the hold was not released, ignoring")
+            log.exception("the hold was not released, ignoring: defect in migd")
         back = []
         for record in reversed(self._stopped):
             for unit in (record.unit, *reversed(record.along)):
