@@ -5,7 +5,7 @@ reads a FIFO that the daemon keeps open for writing, and ends with exit code 0
 
 * when told to: a byte "r", or SIGTERM;
 * when nobody has had the FIFO open for writing for the grace: a killed daemon's successor has that
-  long to take over;
+  long to take over. If none does, nobody else will start what was stopped, so it has systemd do it;
 * when something it does not understand happens: what is held is better started than lost.
 
 All other bytes are only taken out of the FIFO, which tells the writer that somebody reads it.
@@ -22,17 +22,33 @@ HELLO = b"h"
 
 def main() -> int:
     # Its path, and seconds. A job waits for this to begin, half of which argparse would take.
-    _, fifo, grace = sys.argv
+    _, fifo, grace, *units = sys.argv
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
-        wait(fifo, float(grace))
+        if not wait(fifo, float(grace)):
+            print("the daemon did not come back; starting what it stopped", file=sys.stderr)
+            start(units)
     except OSError as error:
         print(f"the hold ends: {error}", file=sys.stderr)
     return 0
 
 
-def wait(fifo: str, grace_s: float) -> None:
-    """Return when the hold is over. Raises OSError, which means the same."""
+def start(units: list[str]) -> None:
+    """Have these units started, one after the other, once this one has ended. Raises OSError."""
+    each = 'for unit do systemctl start -- "$unit"; done'
+    command = [
+        "systemd-run", "--no-block", "--collect", "--quiet", "--description=clients of migd",
+        "/bin/sh", "-c", each, "sh", *units,
+    ]  # fmt: skip
+    pid = os.posix_spawnp(command[0], command, {"PATH": "/usr/sbin:/usr/bin:/sbin:/bin"})
+    os.waitpid(pid, 0)
+
+
+def wait(fifo: str, grace_s: float) -> bool:
+    """Return when the hold is over: True if somebody said so, False if nobody is there to.
+
+    Raises OSError, which means that it is over, too.
+    """
     reader = _open(fifo)
     writer = False
     try:
@@ -50,8 +66,10 @@ def wait(fifo: str, grace_s: float) -> None:
             except BlockingIOError:
                 writer = True
                 continue
-            if not data or RELEASE in data:
-                return
+            if not data:
+                return False
+            if RELEASE in data:
+                return True
             writer = True
     finally:
         os.close(reader)

@@ -8,7 +8,8 @@ that are not loaded yet or whose files come later, from whatever folder, and it 
 daemon-reload and daemon-reexec. (Masking does not hold units in /etc, a drop-in with a condition
 breaks their sockets: host.md.)
 
-Its program (hold.py) ends by itself when no daemon has taken it over for the grace.
+Its program (hold.py) ends by itself when no daemon has taken it over for the grace, and has systemd
+start the units then: clients never stay stopped because migd is gone for good.
 """
 
 import array
@@ -56,6 +57,8 @@ class Hold:
     async def take(self, units: Sequence[str]) -> None:
         """Keep these units from being started until release(); those that run are not touched.
 
+        units: in the order in which they will be stopped
+
         A hold that is there already is released first. Returns when it is in force. Raises
         ClientStuck if it cannot be, and NoSystemd.
         """
@@ -65,6 +68,8 @@ class Hold:
         except OSError as error:
             raise ClientStuck(f"{self._fifo} cannot be made: {error.strerror}") from error
         command = [sys.executable, "-IS", _PROGRAM, str(self._fifo), f"{self._grace_s:g}"]
+        # The last that was stopped is the first to come back, if nobody else sees to that.
+        command += reversed(units)
         settings = [
             *common(f"migd keeps {', '.join(units)} down", command),
             ("DefaultDependencies", ("b", False)),

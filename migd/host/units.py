@@ -204,10 +204,6 @@ class Units:
             with contextlib.suppress(Refused, NoSystemd):
                 await self._manager.call("UnrefUnit", "s", [name])
 
-    async def start_later(self, name: str) -> None:
-        """Have systemd start a unit, now or as soon as it may. Raises ClientStuck, NoSystemd."""
-        self._manager.forget(await self._enqueue_start(name))
-
     async def reset_failed(self, name: str) -> None:
         """Let systemd forget that a unit has failed, and how often it was started."""
         with contextlib.suppress(Refused):

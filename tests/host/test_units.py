@@ -329,7 +329,7 @@ def test_a_killed_daemon_is_followed_by_another(host: Host, driver: Driver) -> N
     first = Driver(host)
     first.do("hold.take", ["c-a.service"])
     first.do("units.stop", "c-a.service", 10)
-    first.do("units.start_later", "c-a.service")
+    host.systemctl("start", "--no-block", "c-a.service")
     program = host.properties(UNIT, "MainPID")
     first.kill()
 
@@ -346,19 +346,22 @@ def test_a_killed_daemon_is_followed_by_another(host: Host, driver: Driver) -> N
 
 
 def test_a_killed_daemon_that_does_not_come_back(host: Host, driver: Driver) -> None:
-    """What it had asked systemd to start later comes back then."""
-    units = {"d-a.service": SLEEP, "d-b.service": f"[Unit]\nRequires=d-a.service\n{SLEEP}"}
+    """What it kept down is started all the same, the last first, one after the other."""
+    begun = "test $(systemctl is-active d-b.service) = active"
+    units = {
+        "d-a.service": f"{SLEEP}ExecStartPre=/bin/sh -c '{begun}'\n",
+        "d-b.service": f"{SLEEP}ExecStartPre=/bin/sleep 0.3\n",
+    }
     install(host, units)
     first = Driver(host, grace_s=0.5)
     first.do("hold.take", list(units))
-    for unit in units:
-        first.do("units.start_later", unit)
     host.systemctl("daemon-reload")
     host.systemctl("daemon-reexec")
-    assert queued(host) == set(units)
+    assert not active(host) & set(units)
     first.kill()
     host.wait_for(lambda: set(units) <= active(host))
-    assert not host.systemctl("list-units", "--failed", "--no-legend", "migd-hold*")
+    assert not host.systemctl("list-units", "--failed", "--no-legend")
+    host.wait_for(lambda: not host.systemctl("list-units", "run-*.service", "--no-legend"))
     assert driver.do("hold.adopt") is False
     driver.do("hold.release")  # also takes away the FIFO that was left
     host.systemctl("stop", *units)
@@ -368,8 +371,7 @@ def test_a_killed_daemon_that_does_not_come_back(host: Host, driver: Driver) -> 
 def test_stop_cancels_what_is_queued(host: Host, driver: Driver) -> None:
     install(host, {"q-a.service": SLEEP})
     driver.do("hold.take", ["q-a.service"])
-    driver.do("units.start_later", "q-a.service")
-    driver.do("units.start_later", "q-a.service")
+    host.systemctl("start", "--no-block", "q-a.service")
     assert queued(host) == {"q-a.service"}
     driver.do("units.stop", "q-a.service", 10)
     assert not queued(host)
@@ -386,7 +388,7 @@ def test_a_hold_that_went_wrong_ends(host: Host, driver: Driver, how: str) -> No
     install(host, {"w-a.service": SLEEP})
     first = Driver(host)
     first.do("hold.take", ["w-a.service"])
-    first.do("units.start_later", "w-a.service")
+    host.systemctl("start", "--no-block", "w-a.service")
     signals = {"killed": "KILL", "deaf": "STOP"}
     if how in signals:
         host.systemctl("kill", f"--signal={signals[how]}", UNIT)
@@ -408,7 +410,7 @@ def test_the_hold_ends_with_the_system(layers: Layers, tmp_path: Path, release: 
         install(host, {"p-a.service": f"{SLEEP}ExecStartPre=/bin/touch /root/started\n"})
         driver = Driver(host)
         driver.do("hold.take", ["p-a.service"])
-        driver.do("units.start_later", "p-a.service")
+        host.systemctl("start", "--no-block", "p-a.service")
         begun = time.monotonic()
         host.reboot()
         assert time.monotonic() - begun < 15
