@@ -25,11 +25,13 @@ class Node:
     """A device node that a process has open or mapped.
 
     minor: of a GPU the device minor, of a capability its minor; 0 otherwise
+    gpu: the UUID of the GPU that it is of, where the driver tells; "" where only the minor does
     pci_address: of a render node, as Gpu.pci_address; "" otherwise
     """
 
     kind: NodeKind
     minor: int = 0
+    gpu: str = ""
     pci_address: str = ""
     mapped: bool = False
 
@@ -140,13 +142,15 @@ def capability(minor: int) -> tuple[int, int, int | None] | None:
 def clients(found: Iterable[Found], gpus: Sequence[Gpu]) -> tuple[Client, ...]:
     """What each process has of which GPU, by NVML's lists and by its nodes; in order of pids."""
     by_minor = {g.minor: g for g in gpus}
+    by_uuid = {g.uuid: g for g in gpus}
     by_address = {g.pci_address: g for g in gpus}
     listed = _listed(gpus)
     made = []
     for one in found:
         uses = set(listed.get(one.holder.pid, ()))
         for node in one.nodes:
-            if use := _use(node, by_minor, by_address):
+            gpu = _gpu_of(node, by_minor, by_uuid, by_address)
+            if gpu and (use := _use(node, gpu)):
                 uses.add(use)
         made.append(Client(one.holder, tuple(sorted(_telling(uses), key=_order))))
     return tuple(sorted(made, key=lambda c: c.holder.pid))
@@ -161,17 +165,27 @@ def _listed(gpus: Iterable[Gpu]) -> dict[int, list[Use]]:
     return by_pid
 
 
-def _use(node: Node, by_minor: Mapping[int, Gpu], by_address: Mapping[str, Gpu]) -> Use | None:
-    match node.kind:
-        case NodeKind.GPU if gpu := by_minor.get(node.minor):
-            return Use(gpu.uuid, None, None, How.MAPPED if node.mapped else How.OPEN)
-        case NodeKind.RENDER if gpu := by_address.get(node.pci_address):
-            return Use(gpu.uuid, None, None, How.MAPPED if node.mapped else How.OPEN)
-        case NodeKind.CAPABILITY if belongs := capability(node.minor):
-            minor, gi, ci = belongs
-            if gpu := by_minor.get(minor):
-                return Use(gpu.uuid, gi, ci, How.CAPABILITY)
-    return None
+def _gpu_of(
+    node: Node,
+    by_minor: Mapping[int, Gpu],
+    by_uuid: Mapping[str, Gpu],
+    by_address: Mapping[str, Gpu],
+) -> Gpu | None:
+    if node.kind is NodeKind.RENDER:
+        return by_address.get(node.pci_address)
+    if node.gpu:
+        return by_uuid.get(node.gpu)
+    if node.kind is NodeKind.GPU:
+        return by_minor.get(node.minor)
+    belongs = capability(node.minor) if node.kind is NodeKind.CAPABILITY else None
+    return by_minor.get(belongs[0]) if belongs else None
+
+
+def _use(node: Node, gpu: Gpu) -> Use | None:
+    if node.kind is not NodeKind.CAPABILITY:
+        return Use(gpu.uuid, None, None, How.MAPPED if node.mapped else How.OPEN)
+    belongs = capability(node.minor)
+    return Use(gpu.uuid, belongs[1], belongs[2], How.CAPABILITY) if belongs else None
 
 
 def _telling(uses: set[Use]) -> set[Use]:

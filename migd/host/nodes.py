@@ -6,7 +6,7 @@ import stat
 from dataclasses import dataclass
 from pathlib import Path
 
-from migd.core.holders import Node, NodeKind
+from migd.core.holders import Node, NodeKind, capability
 
 # Where a node can lie that is plausible enough to be asked for its device number: in any /dev,
 # also of a chroot or a container. "/nvidia0" is in a /dev that is no longer mounted anywhere.
@@ -31,6 +31,7 @@ class Places:
     dev: Path = Path("/dev")
     sys: Path = Path("/sys")
     devices: Path = Path("/proc/devices")
+    gpus: Path = Path("/proc/driver/nvidia/gpus")
 
 
 HOST = Places()
@@ -46,6 +47,7 @@ class Nodes:
     def __init__(self, places: Places = HOST) -> None:
         self._places = places
         self._majors = _majors(places.devices)
+        self._uuids = _uuids(places.gpus)
         self._own: dict[str, os.stat_result | None] = {}
         self._by_number: dict[int, str] = {}
         self._by_name: dict[str, str] = {}
@@ -83,21 +85,29 @@ class Nodes:
             address = self._by_number.get(number)
             return Node(NodeKind.RENDER, pci_address=address) if address else None
         if "nvidia-caps" in drivers:
-            return Node(NodeKind.CAPABILITY, minor)
+            return self._capability(minor)
         # Newer drivers register nvidiactl and nvidia-modeset beside it, with the same major.
         if drivers & {"nvidia", "nvidia-frontend"} and minor in _GPU_MINORS:
-            return Node(NodeKind.GPU, minor)
+            return self._gpu(minor)
         return Node(NodeKind.CONTROL)
 
     def _named(self, name: str) -> Node | None:
         if match := _GPU.fullmatch(name):
-            return Node(NodeKind.GPU, int(match[1]))
+            return self._gpu(int(match[1]))
         if match := _CAPABILITY.fullmatch(name):
-            return Node(NodeKind.CAPABILITY, int(match[1]))
+            return self._capability(int(match[1]))
         if name.startswith("dri/"):
             address = self._by_name.get(name)
             return Node(NodeKind.RENDER, pci_address=address) if address else None
         return Node(NodeKind.CONTROL)
+
+    def _gpu(self, minor: int) -> Node:
+        return Node(NodeKind.GPU, minor, self._uuids.get(minor, ""))
+
+    def _capability(self, minor: int) -> Node:
+        belongs = capability(minor)
+        uuid = self._uuids.get(belongs[0], "") if belongs else ""
+        return Node(NodeKind.CAPABILITY, minor, uuid)
 
     def _find_cards(self) -> None:
         """Which PCI device each node in /dev/dri belongs to; only of GPUs that can be NVIDIA's."""
@@ -125,6 +135,20 @@ def _majors(devices: Path) -> dict[int, set[str]]:
         major, _, name = line.strip().partition(" ")
         if major.isdecimal() and (name.startswith("nvidia") or name == "drm"):
             found.setdefault(int(major), set()).add(name)
+    return found
+
+
+def _uuids(folder: Path) -> dict[int, str]:
+    """UUIDs of GPUs by device minor, as the driver of this host says.
+
+    A minor is any driver's: where migd runs on simulated GPUs, real ones can be there beside them.
+    """
+    found = {}
+    for gpu in _listed(folder):
+        lines = _text(gpu / "information").splitlines()
+        told = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
+        if told.get("Device Minor", "").isdecimal() and told.get("GPU UUID", "").startswith("GPU-"):
+            found[int(told["Device Minor"])] = told["GPU UUID"]
     return found
 
 

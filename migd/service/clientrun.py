@@ -10,7 +10,7 @@ from migd.core.clients import Clearing, End, Stop
 from migd.core.holders import Holder
 from migd.core.job import ClientOutcome, Fate, Phase, Signaling, Stopping
 from migd.errors import Canceled, ClientStuck, InUse, MigdError
-from migd.host.processes import descendants, describe
+from migd.host.processes import descendants, describe, stat
 from migd.host.signals import Target
 from migd.service.clients import Clients
 from migd.service.journal import Journal
@@ -54,6 +54,8 @@ class ClientRun:
         self._job = job
         self._stopped = list(stopped)
         self._signaled = list(signaled)
+        # By pid, who got SIGTERM and was not seen to end.
+        self._ending: dict[int, Holder] = {}
 
     async def clear(
         self, clearing: Clearing, look_again: Callable[[], Awaitable[Clearing]]
@@ -96,6 +98,7 @@ class ClientRun:
         ended = [
             ClientOutcome(s.unit, s.pid, s.what, Fate.ENDED, "ended for good")
             for s in self._signaled
+            if not self._lives(s.pid)
         ]
         if not self._stopped:
             return tuple(ended)
@@ -193,8 +196,10 @@ class ClientRun:
         with target:
             log.info("ending %s", holder)
             self._job.common(Phase.STOP, f"{holder} to end")
+            self._ending[holder.pid] = holder
             target.send(signal.SIGTERM)
             if await target.gone(end.grace_s):
+                del self._ending[holder.pid]
                 return
             if not end.kill:
                 raise ClientStuck(
@@ -205,6 +210,13 @@ class ClientRun:
             target.send(signal.SIGKILL)
             if not await target.gone(_KILL_S):
                 raise ClientStuck(f"{holder} did not end even after SIGKILL: the kernel keeps it")
+            del self._ending[holder.pid]
+
+    def _lives(self, pid: int) -> bool:
+        """Whether one that was to end is still there; it is not told as ended then."""
+        holder = self._ending.get(pid)
+        now = stat(pid) if holder else None
+        return bool(holder and now and now.started == holder.started and now.state != "Z")
 
     async def _unless_canceled(self, work: Awaitable[T]) -> T:
         """`work`, left alone when the job is canceled: units and processes can take minutes."""

@@ -208,3 +208,14 @@ def test_a_holder_in_a_sentence(holder: Holder, text: str) -> None:
 def test_what_a_client_has_of_one_gpu() -> None:
     mine = tuple(Use(g.uuid, None, None, How.OPEN) for g in (FIRST, SECOND))
     assert Client(Holder(1), mine).of(SECOND.uuid) == mine[1:]
+
+
+def test_the_driver_knows_better_than_the_minor_whose_node_it_is() -> None:
+    """As where a real card is beside simulated ones, or after minors have changed."""
+    assert uses(replace(of_gpu(FIRST), gpu=SECOND.uuid)) == (
+        Use(SECOND.uuid, None, None, How.OPEN),
+    )
+    assert uses(replace(of_instance(FIRST, 2), gpu=SECOND.uuid)) == (
+        Use(SECOND.uuid, 2, None, How.CAPABILITY),
+    )
+    assert uses(replace(of_gpu(FIRST, mapped=True), gpu="GPU-of-somebody-else")) == ()

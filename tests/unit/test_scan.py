@@ -165,6 +165,21 @@ def test_numbers_decide_where_the_driver_is_known(places: Places) -> None:
 
 
 @needs_root
+def test_the_driver_tells_whose_a_minor_is(places: Places) -> None:
+    there = replace(places, gpus=places.dev / "gpus")
+    about = there.gpus / "0000:3b:00.0" / "information"
+    about.parent.mkdir(parents=True)
+    about.write_text("Model: \t\t NVIDIA H100\nGPU UUID: \t GPU-1\nDevice Minor: \t 3\n")
+    nodes = [node(places, name) for name in ("nvidia3", "nvidia4", "nvidia-caps/nvidia-cap408")]
+    with holder("open", *nodes) as pid:
+        assert nodes_of(pid, there) == {
+            Node(NodeKind.GPU, 3, "GPU-1"),
+            Node(NodeKind.GPU, 4),
+            Node(NodeKind.CAPABILITY, 3 + 3 * 135, "GPU-1"),
+        }
+
+
+@needs_root
 def test_a_node_that_was_deleted_is_still_open(places: Places) -> None:
     places.devices.write_text("Character devices:\n  1 nvidia-frontend\n")
     with holder("open", node(places, "nvidia3")) as pid:

@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass, fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -139,6 +139,27 @@ def test_the_message_says_what_is_wrong() -> None:
         assert str(caught.value) == message
     with pytest.raises(ValueError, match=r"^layout\.mode: 'on' is not a Mode$"):
         typed(Layout, {"mode": "on", "instances": []}, "layout")
+
+
+def test_only_what_came_later_may_be_missing() -> None:
+    past = job.PastJob(
+        1, "apply", job.Choice("x", "", mode_only=False, uid=0, at=1), 1, 2, job.Result.DONE, "",
+        changed=True, wanted=True, outcomes=(),
+        clients=(job.ClientOutcome("a.service", 0, "", job.Fate.RETURNED),),
+    )  # fmt: skip
+    written = plain(past)
+    assert typed(job.PastJob, written) == past
+    earlier = {k: v for k, v in written.items() if k != "clients"}
+    assert typed(job.PastJob, earlier) == replace(past, clients=())
+    for key in earlier:
+        with pytest.raises(ValueError, match=f"^value: missing or unknown: {key}$"):
+            typed(job.PastJob, {k: v for k, v in earlier.items() if k != key})
+    with pytest.raises(ValueError, match=r"^value: missing or unknown: more$"):
+        typed(job.PastJob, {**earlier, "more": 1})
+    mangled_clients: list[Any] = [None, {}, [None], [{"unit": "a.service"}]]
+    for wrong in mangled_clients:
+        with pytest.raises(ValueError, match=r"^value\.clients"):
+            typed(job.PastJob, {**earlier, "clients": wrong})
 
 
 @dataclass(frozen=True)
