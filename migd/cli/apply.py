@@ -22,6 +22,7 @@ _CAME_OF = {
     "returned": "stopped and started again",
     "missing": "stopped, and did not come back",
     "ended": "ended for good",
+    "survived": "was to end, and did not",
 }
 
 
@@ -150,7 +151,7 @@ def _gpu(gpu: dict[str, Any], out: Terminal) -> Iterator[str]:
 
 def _client(one: dict[str, Any], out: Terminal) -> str:
     result = one.get("result", "")
-    style = Style.BAD if result == "missing" else Style.GOOD
+    style = Style.BAD if result in ("missing", "survived") else Style.GOOD
     line = f"  {out.safe(one.get('what') or one.get('unit', ''))}  "
     line += out.paint(style, out.safe(_CAME_OF.get(result, result)))
     return f"{line}: {out.sentence(one['message'])}" if result == "missing" else line

@@ -18,7 +18,8 @@ _KINDS = ("service", "socket", "timer", "path")
 _EVERY_KIND = (*_KINDS, "target", "slice", "scope", "mount", "automount", "swap", "device")
 
 # What migd needs itself to do its work and to bring clients back, what people's sessions live in,
-# and what must run before migd does. Without the kind at the end, and without an instance.
+# and what must run before migd does. Without the kind at the end and the name of an instance; what
+# ends in @ is meant only where there is one.
 _USERS = "the manager of a user's session"
 _ITSELF = "migd itself"
 _NEVER = {
@@ -37,7 +38,7 @@ _NEVER = {
          "udev"),
         "udev, which looks after device nodes",
     ),
-    **dict.fromkeys(("user", "user-runtime-dir"), _USERS),
+    **dict.fromkeys(("user@", "user-runtime-dir@"), _USERS),
     **dict.fromkeys(("migd", "migd-boot", "migd-hold"), _ITSELF),
     "nvidia-fabricmanager": (
         "a service that migd is started after, and it lets go of GPUs for a reset by itself"
@@ -56,10 +57,8 @@ def forbidden(unit: str) -> str:
     if unit == "init.scope":
         return "systemd itself"
     name, _, kind = unit.rpartition(".")
-    name = name.partition("@")[0]
-    if name.startswith("migd-hold-"):  # each hold is a unit of its own
-        return _ITSELF
-    return _NEVER_KINDS.get(kind) or _NEVER.get(name, "")
+    name, instance, _ = name.partition("@")
+    return _NEVER_KINDS.get(kind) or _NEVER.get(name) or _NEVER.get(name + instance, "")
 
 
 def runs_users(unit: str) -> bool:

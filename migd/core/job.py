@@ -67,11 +67,15 @@ class Outcome:
 
 
 class Fate(StrEnum):
-    """What came of a client. MISSING: it was stopped and did not come back."""
+    """What came of a client.
+
+    MISSING: it was stopped and did not come back. SURVIVED: it was to end, and did not.
+    """
 
     RETURNED = "returned"
     MISSING = "missing"
     ENDED = "ended"
+    SURVIVED = "survived"
 
 
 @dataclass(frozen=True)
@@ -213,9 +217,13 @@ class Stopping:
 
 @dataclass(frozen=True)
 class Signaling:
-    """Written before a process is ended for good; what: it in words."""
+    """Written before a process is ended for good; started: as in core.holders; what: in words.
+
+    pid and started are 0 for a unit that stops along and cannot be started again.
+    """
 
     pid: int
+    started: int
     unit: str
     what: str
 

@@ -54,8 +54,6 @@ class ClientRun:
         self._job = job
         self._stopped = list(stopped)
         self._signaled = list(signaled)
-        # By pid, who got SIGTERM and was not seen to end.
-        self._ending: dict[int, Holder] = {}
 
     async def clear(
         self, clearing: Clearing, look_again: Callable[[], Awaitable[Clearing]]
@@ -95,11 +93,7 @@ class ClientRun:
 
     async def bring_back(self) -> tuple[ClientOutcome, ...]:
         """Start again what was stopped, the last first. Never raises: the outcomes tell."""
-        ended = [
-            ClientOutcome(s.unit, s.pid, s.what, Fate.ENDED, "ended for good")
-            for s in self._signaled
-            if not self._lives(s.pid)
-        ]
+        ended = [_came_of(record) for record in self._signaled]
         if not self._stopped:
             return tuple(ended)
         self._job.common(Phase.RELEASE)
@@ -123,7 +117,7 @@ class ClientRun:
     async def _stop(self, stop: Stop, lost: Sequence[str]) -> None:
         self._job.common(Phase.STOP, f"{stop.unit} to stop")
         for unit in (n for n in stop.along if n in lost):
-            await self._note(Signaling(0, unit, f"{unit}, which stops along with {stop.unit}"))
+            await self._note(Signaling(0, 0, unit, f"{unit}, which stops along with {stop.unit}"))
         back = tuple(n for n in stop.along if n not in lost)
         record = Stopping(stop.unit, back, stop.start_s)
         await self._journal.write(record)
@@ -179,7 +173,7 @@ class ClientRun:
     async def _end_one(self, end: End) -> None:
         holder = end.client.holder
         family = await asyncio.to_thread(_family, holder.pid) if end.tree else []
-        await self._note(Signaling(holder.pid, holder.unit, str(holder)))
+        await self._note(Signaling(holder.pid, holder.started, holder.unit, str(holder)))
         await _all([self._signal(one, end) for one in (holder, *family)])
 
     async def _note(self, record: Signaling) -> None:
@@ -196,10 +190,8 @@ class ClientRun:
         with target:
             log.info("ending %s", holder)
             self._job.common(Phase.STOP, f"{holder} to end")
-            self._ending[holder.pid] = holder
             target.send(signal.SIGTERM)
             if await target.gone(end.grace_s):
-                del self._ending[holder.pid]
                 return
             if not end.kill:
                 raise ClientStuck(
@@ -210,13 +202,6 @@ class ClientRun:
             target.send(signal.SIGKILL)
             if not await target.gone(_KILL_S):
                 raise ClientStuck(f"{holder} did not end even after SIGKILL: the kernel keeps it")
-            del self._ending[holder.pid]
-
-    def _lives(self, pid: int) -> bool:
-        """Whether one that was to end is still there; it is not told as ended then."""
-        holder = self._ending.get(pid)
-        now = stat(pid) if holder else None
-        return bool(holder and now and now.started == holder.started and now.state != "Z")
 
     async def _unless_canceled(self, work: Awaitable[T]) -> T:
         """`work`, left alone when the job is canceled: units and processes can take minutes."""
@@ -231,6 +216,13 @@ class ClientRun:
             canceling.cancel()
             task.cancel()
             await asyncio.gather(task, canceling, return_exceptions=True)
+
+
+def _came_of(record: Signaling) -> ClientOutcome:
+    now = stat(record.pid) if record.pid else None
+    lives = now is not None and now.started == record.started and now.state != "Z"
+    fate = Fate.SURVIVED if lives else Fate.ENDED
+    return ClientOutcome(record.unit, record.pid, record.what, fate)
 
 
 async def _all(tries: Iterable[Awaitable[None]]) -> None:

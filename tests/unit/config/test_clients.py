@@ -202,7 +202,6 @@ def test_units_that_can_be_clients(unit: str) -> None:
         ("migd.service", "migd itself"),
         ("migd-boot.service", "migd itself"),
         ("migd-hold.service", "migd itself"),
-        ("migd-hold-7.service", "migd itself"),
         ("systemd-udevd.service", "udev"),
         ("systemd-udevd-kernel.socket", "udev"),
         ("nvidia-fabricmanager.service", "migd is started after"),
@@ -309,3 +308,8 @@ unlisted: terminate
     again = load("unlisted: refuse", "d")
     assert combined([first, second, again]).unlisted is Unlisted.REFUSE
     assert combined([]) == Listed()
+
+
+def test_a_unit_that_is_only_called_like_a_template() -> None:
+    (listed,) = load("systemd-services: [user.service]", "c.yaml").listed.units
+    assert listed.name == "user.service"
