@@ -19,14 +19,17 @@ class Unit:
     name: its own, where it was asked for by another
     active: it runs, or is about to
     returnable: it has a unit file that outlives it, so it can be started again
-    whole: stopping it ends all of its processes (KillMode=)
+    stoppable: it may be stopped by hand (RefuseManualStop=)
+    whole: stopping it ends all of its processes (KillMode=); else only `main`, a pid, is sure to go
     along: active units that stop along with it, each before those it needs
     """
 
     name: str
     active: bool
     returnable: bool
+    stoppable: bool = True
     whole: bool = True
+    main: int = 0
     along: tuple["Unit", ...] = ()
 
 
@@ -190,9 +193,9 @@ class _Found:
         self._blocked: list[Blocked] = []
 
     def clearing(self) -> Clearing:
-        return Clearing(
-            tuple(self._stops.values()), tuple(self._ends), tuple(self._lost), tuple(self._blocked)
-        )
+        # Who runs in a unit that stops along for good ends with it.
+        ends = tuple(e for e in self._ends if e.client.holder.unit not in self._lost)
+        return Clearing(tuple(self._stops.values()), ends, tuple(self._lost), tuple(self._blocked))
 
     def listed_unit(self, entry: ListedUnit) -> None:
         """Stop it whether it was seen holding a GPU or not.
@@ -206,6 +209,9 @@ class _Found:
             # clients.yaml refuses its name, but may list an alias of it.
             advice = f"take it from clients.yaml: {unit.name} is {why}"
             self._blocked.append(Blocked(f"{entry.name} must not be stopped: {advice}", advice))
+        elif not unit.stoppable:
+            advice = f"it refuses that (RefuseManualStop=); take {entry.name} from clients.yaml"
+            self._blocked.append(Blocked(f"{unit.name} cannot be stopped: {advice}", advice))
         elif unit.returnable:
             stop_s = self._rules.stop_s if entry.stop_s is None else entry.stop_s
             start_s = self._rules.start_s if entry.start_s is None else entry.start_s
@@ -227,7 +233,8 @@ class _Found:
         holder = client.holder
         unit = self._units.get(holder.unit)
         use = uses[0] if uses else None
-        if unit and unit.name in self._gone and unit.whole:
+        goes = unit is not None and (unit.whole or unit.main == holder.pid)
+        if unit and goes and unit.name in self._gone:
             return self._stops.get(unit.name, Stop(unit.name, (), 0, 0))
         if holder.container:
             advice = "stop the container, which migd never does itself"
@@ -237,7 +244,7 @@ class _Found:
             return self._end(client, uses, entry)
         elif not holder.started:
             advice = "end it where it runs, it cannot be reached from here"
-        elif unit and unit.active and unit.returnable and unit.whole:
+        elif unit and goes and unit.active and unit.returnable and unit.stoppable:
             if self._rules.ends_unlisted:
                 return Stop(unit.name, (), self._rules.stop_s, self._rules.start_s)
             advice = (
@@ -259,7 +266,7 @@ class _Found:
         # A unit that cannot be started again is listed like a process: it may be ended.
         for listed in self._rules.listed.units:
             reached = listed.name == holder.unit and listed.since.rank <= self._reach.rank
-            if reached and not (unit and unit.returnable):
+            if reached and unit and not unit.returnable:
                 return ListedProcess(unit=holder.unit, grace_s=listed.stop_s, kill=listed.kill)
         return None
 

@@ -207,11 +207,12 @@ class Returned:
 class Stopping:
     """Written before a unit is stopped: it is to be started again, with those that stop along.
 
-    start_s: how long a start of it may take, in seconds
+    stop_s, start_s: how long it may take, in seconds
     """
 
     unit: str
     along: tuple[str, ...]
+    stop_s: int
     start_s: int
 
 

@@ -25,17 +25,23 @@ def main() -> int:
     _, fifo, grace, *units = sys.argv
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     try:
-        if not wait(fifo, float(grace)):
-            print("the daemon did not come back; starting what it stopped", file=sys.stderr)
-            start(units)
+        released = wait(fifo, float(grace))
     except OSError as error:
         print(f"the hold ends: {error}", file=sys.stderr)
+        released = False
+    if not released:
+        print("the daemon did not come back; starting what it stopped", file=sys.stderr)
+        try:
+            start(units)
+        except OSError as error:
+            print(f"it cannot be started: {error}", file=sys.stderr)
     return 0
 
 
 def start(units: list[str]) -> None:
     """Have these units started, one after the other, once this one has ended. Raises OSError."""
-    each = 'for unit do systemctl start -- "$unit"; done'
+    # A start that lasts does not keep the others down.
+    each = 'for unit do timeout 120 systemctl start -- "$unit"; done'
     command = [
         "systemd-run", "--no-block", "--collect", "--quiet", "--description=clients of migd",
         "/bin/sh", "-c", each, "sh", *units,

@@ -25,11 +25,11 @@ import termios
 from collections.abc import Sequence
 from pathlib import Path
 
-from migd.errors import ClientStuck
+from migd.errors import ClientStuck, MigdError
 from migd.host import hold
 from migd.host.bus import Refused
 from migd.host.manager import Job, Manager
-from migd.host.programs import common, microseconds
+from migd.host.programs import Setting, common, microseconds
 
 log = logging.getLogger(__name__)
 
@@ -84,18 +84,12 @@ class Hold:
             ("OOMScoreAdjust", ("i", -900)),
         ]
         try:
-            job = await self._manager.enqueue(
-                "StartTransientUnit", "ssa(sv)a(sa(sv))", [UNIT, "fail", settings, []]
-            )
-        except Refused as error:
-            raise ClientStuck(f"{UNIT} cannot be started: {error.message}") from error
-        try:
-            await self._begin(job)
+            await self._begin(settings)
         except BaseException:
-            await self.release()
+            # Also where systemd did not answer in time: it may have done it.
+            with contextlib.suppress(MigdError):
+                await self.release()
             raise
-        finally:
-            self._manager.forget(job)
 
     async def adopt(self) -> bool:
         """Take over the hold of a daemon that was killed; False if there is none to be kept.
@@ -110,18 +104,20 @@ class Hold:
     async def release(self) -> None:
         """Let the units start; returns when the hold is gone. There may have been none.
 
-        Raises ClientStuck if it does not end, and NoSystemd.
+        Raises ClientStuck if it does not end, and NoSystemd; its FIFO stays then, so that it ends
+        by itself a grace after us, and starts the units.
         """
+        job = await self._manager.job_of(UNIT)
+        if job:
+            told = self._write(hold.RELEASE)
+            if not told or await self._manager.wait(job, _END_S) is None:
+                self._manager.forget(job)
+                await self._stop()
+        self._close()
         try:
-            job = await self._manager.job_of(UNIT)
-            if job:
-                told = self._write(hold.RELEASE)
-                if not told or await self._manager.wait(job, _END_S) is None:
-                    self._manager.forget(job)
-                    await self._stop()
-        finally:
-            self._close()
             self._fifo.unlink(missing_ok=True)
+        except OSError as error:
+            raise ClientStuck(f"{self._fifo} cannot be removed: {error.strerror}") from error
         await self._gone()
 
     async def units(self) -> tuple[str, ...]:
@@ -137,7 +133,19 @@ class Hold:
 
     # -- its unit ------------------------------------------------------------------------
 
-    async def _begin(self, job: Job) -> None:
+    async def _begin(self, settings: Sequence[Setting]) -> None:
+        try:
+            job = await self._manager.enqueue(
+                "StartTransientUnit", "ssa(sv)a(sa(sv))", [UNIT, "fail", settings, []]
+            )
+        except Refused as error:
+            raise ClientStuck(f"{UNIT} cannot be started: {error.message}") from error
+        try:
+            await self._read(job)
+        finally:
+            self._manager.forget(job)
+
+    async def _read(self, job: Job) -> None:
         """Wait until the program reads; from then on it is there as long as we are."""
         try:
             async with asyncio.timeout(_BEGIN_S):

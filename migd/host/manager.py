@@ -60,10 +60,12 @@ class Manager:
         self._enqueuing = 0
 
     async def available(self) -> bool:
-        """Whether systemd is on this bus and answers."""
+        """Whether systemd is on this bus. Raises NoSystemd where it is, or was, and is silent."""
         try:
             await self._connect()
         except NoSystemd:
+            if self._was_there or self._peer.present:
+                raise
             return False
         return True
 

@@ -71,8 +71,8 @@ class UnitState:
 
     @property
     def active(self) -> bool:
-        """It runs, or is about to."""
-        return self.active_state in _ACTIVE
+        """It runs, or is about to: what is down and has a job is to start."""
+        return self.active_state in _ACTIVE or (self.active_state in _ENDED and self.job != "")
 
     @property
     def loaded(self) -> bool:

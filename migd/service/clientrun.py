@@ -1,18 +1,17 @@
 """The clients of one job: held, stopped, ended; and in the end brought back, whatever happened."""
 
 import asyncio
+import contextlib
 import logging
-import signal
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import Protocol, TypeVar
 
-from migd.core.clients import Clearing, End, Stop
-from migd.core.holders import Holder
+from migd.config.clients import forbidden
+from migd.core.clients import Clearing, Stop
 from migd.core.job import ClientOutcome, Fate, Phase, Signaling, Stopping
-from migd.errors import Canceled, ClientStuck, InUse, MigdError
-from migd.host.processes import descendants, describe, stat
-from migd.host.signals import Target
+from migd.errors import Canceled, ClientStuck, InUse, MigdError, NoSystemd
 from migd.service.clients import Clients
+from migd.service.ending import Ending, lives
 from migd.service.journal import Journal
 
 log = logging.getLogger(__name__)
@@ -21,10 +20,12 @@ T = TypeVar("T")
 
 # How often those who come back by themselves are ended again, before they are named instead.
 _ROUNDS = 5
-# How long the kernel may take to remove a process after SIGKILL, and systemd a unit.
+# How long systemd may take to remove what it has killed.
 _KILL_S = 10.0
-# How long each start is waited for once migd itself is being stopped: systemd goes on with it.
-_HURRY_S = 5.0
+# How long starts are waited for, all together, once migd itself is being stopped.
+_HURRY_S = 30.0
+# How long, and how often, systemd is asked again that does not answer.
+_SILENT_S, _PAUSE_S = 60.0, 1.0
 
 
 class Progress(Protocol):
@@ -47,13 +48,21 @@ class ClientRun:
         job: Progress,
         stopped: Sequence[Stopping] = (),
         signaled: Sequence[Signaling] = (),
+        *,
+        held: bool = False,
     ) -> None:
-        """stopped, signaled: what the journal of a job that was cut short says."""
+        """stopped, signaled: what the journal of a job that was cut short says.
+
+        held: whether there may be a hold
+        """
         self._clients = clients
+        self._units = clients.units
+        self._hold = clients.hold
         self._journal = journal
         self._job = job
         self._stopped = list(stopped)
         self._signaled = list(signaled)
+        self._held = held
 
     async def clear(
         self, clearing: Clearing, look_again: Callable[[], Awaitable[Clearing]]
@@ -61,147 +70,181 @@ class ClientRun:
         """Stop and end all that `clearing` says, and then whoever a fresh look still finds.
 
         look_again: what is still to be done now
-        Raises InUse, ClientStuck, Canceled, StateUnwritable.
+        Raises InUse, ClientStuck, Canceled, StateUnwritable, NoSystemd.
         """
         if not clearing.stops and not clearing.ends:
             return
         if clearing.units:
             self._job.common(Phase.HOLD)
-            await self._clients.hold.take(clearing.units)
+            self._held = True
+            await self._unless_canceled(self._hold.take(clearing.units))
         for stop in clearing.stops:
-            await self._stop(stop, clearing.lost)
+            await self._stop(stop, clearing)
         self._job.common(Phase.STOP)
+        ending = Ending(self._note, lambda waits: self._job.common(Phase.STOP, waits), forbidden)
         for _ in range(_ROUNDS):
-            now = await look_again()
-            if now.blocked:
-                raise InUse("; ".join(b.message for b in now.blocked))
-            if now.stops:
-                names = ", ".join(s.unit for s in now.stops)
-                raise InUse(f"{names} was started meanwhile; apply again")
+            now = await self._still(look_again)
             if not now.ends:
                 return
-            await self._end(now.ends)
-        now = await look_again()
-        if now.ends:
-            who = "; ".join(str(e.client.holder) for e in now.ends)
+            await self._unless_canceled(ending.end(now.ends))
+        if again := (await self._still(look_again)).ends:
+            who = "; ".join(str(e.client.holder) for e in again)
             raise InUse(f"ended {_ROUNDS} times, there is again {who}: end what starts it")
 
+    async def _still(self, look_again: Callable[[], Awaitable[Clearing]]) -> Clearing:
+        """Who is still to be ended. Raises InUse for those who cannot be."""
+        now = await self._unless_canceled(look_again())
+        if now.blocked:
+            raise InUse("; ".join(b.message for b in now.blocked))
+        if now.stops:
+            names = ", ".join(s.unit for s in now.stops)
+            raise InUse(f"{names} was started meanwhile; apply again")
+        return now
+
     async def hold_again(self) -> None:
-        """After a restart: keep down what an earlier daemon stopped, until bring_back."""
-        if self._stopped and not await self._clients.hold.adopt():
-            await self._clients.hold.take(self._names())
+        """After a restart: keep down what an earlier daemon stopped, until bring_back.
+
+        Raises ClientStuck, NoSystemd.
+        """
+        if not self._stopped or await self._hold.adopt():
+            return
+        await self._hold.take(self._names())
+        # The hold of the earlier daemon has ended, and they may run again.
+        for record in self._stopped:
+            await self._units.stop(record.unit, record.stop_s)
 
     async def bring_back(self) -> tuple[ClientOutcome, ...]:
-        """Start again what was stopped, the last first. Never raises: the outcomes tell."""
-        ended = [_came_of(record) for record in self._signaled]
-        if not self._stopped:
-            return tuple(ended)
-        self._job.common(Phase.RELEASE)
-        try:
-            await self._clients.hold.release()
-        except MigdError as error:
-            # The units are worth the try: their starts wait if it is still there.
-            log.error("the hold was not released, ignoring: %s", error)
-        except Exception:
-            log.exception("the hold was not released, ignoring: defect in migd")
-        back = []
-        for record in reversed(self._stopped):
-            for unit in (record.unit, *reversed(record.along)):
-                self._job.common(Phase.RESTART, f"{unit} to start")
-                back.append(await self._start(unit, record.start_s))
+        """Start again what was stopped, the last first; the outcomes tell what came of it.
+
+        Raises NoSystemd only if migd is to end and systemd does not answer: it is not known then
+        what is down, and the journal must stay.
+        """
+        if self._held or self._stopped:
+            self._job.common(Phase.RELEASE)
+            await self._release()
+        queue = [
+            (unit, record.start_s)
+            for record in reversed(self._stopped)
+            for unit in (record.unit, *reversed(record.along))
+        ]
+        back = await self._start_all(queue)
+        ended = [await self._came_of(record) for record in self._signaled]
         self._job.common(None)
         return (*back, *ended)
 
     # -- units ---------------------------------------------------------------------------
 
-    async def _stop(self, stop: Stop, lost: Sequence[str]) -> None:
+    async def _stop(self, stop: Stop, clearing: Clearing) -> None:
         self._job.common(Phase.STOP, f"{stop.unit} to stop")
-        for unit in (n for n in stop.along if n in lost):
+        if self._job.canceling.is_set():
+            raise Canceled("the job was canceled before all clients were stopped")
+        if not (await self._units.states([stop.unit]))[stop.unit].active:
+            return  # it has ended by itself since the plan, and is left so
+        along = [u.name for u in await self._units.along(stop.unit)]
+        if late := sorted({*along} - {*clearing.units, *clearing.lost}):
+            raise InUse(f"{', '.join(late)} began to need {stop.unit} meanwhile; apply again")
+        for unit in (n for n in along if n in clearing.lost):
             await self._note(Signaling(0, 0, unit, f"{unit}, which stops along with {stop.unit}"))
-        back = tuple(n for n in stop.along if n not in lost)
-        record = Stopping(stop.unit, back, stop.start_s)
+        back = tuple(n for n in along if n not in clearing.lost)
+        record = Stopping(stop.unit, back, stop.stop_s, stop.start_s)
         await self._journal.write(record)
         self._stopped.append(record)
-        log.info("stopping %s", ", ".join((stop.unit, *stop.along)))
+        log.info("stopping %s", ", ".join((*along, stop.unit)))
         try:
-            await self._unless_canceled(self._clients.units.stop(stop.unit, stop.stop_s))
+            await self._unless_canceled(self._units.stop(stop.unit, stop.stop_s))
         except ClientStuck as error:
             if not stop.kill:
                 raise
             log.warning("%s; killing it, as clients.yaml says", error)
-            await self._unless_canceled(self._clients.units.kill(stop.unit, _KILL_S))
+            await self._unless_canceled(self._units.kill(stop.unit, _KILL_S))
+
+    async def _release(self) -> None:
+        try:
+            await self._patiently(self._hold.release)
+        except NoSystemd:
+            raise
+        except MigdError as error:
+            # The units are worth the try: their starts wait if it is still there.
+            log.error("the hold was not released, ignoring: %s", error)
+        except Exception:
+            log.exception("the hold was not released, ignoring: defect in migd")
+
+    async def _start_all(self, queue: Sequence[tuple[str, int]]) -> list[ClientOutcome]:
+        """One after the other; all at once from when migd itself is to end."""
+        starts: dict[str, asyncio.Task[ClientOutcome]] = {}
+        hurrying = asyncio.create_task(self._job.hurrying.wait())
+        try:
+            for unit, limit_s in queue:
+                if unit in starts:
+                    continue
+                starts[unit] = asyncio.create_task(self._start(unit, limit_s))
+                self._job.common(Phase.RESTART, f"{unit} to start")
+                ends = {starts[unit], hurrying}
+                await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+            if starts:
+                await asyncio.wait(starts.values(), timeout=_HURRY_S)
+            return [_came_back(unit, task) for unit, task in starts.items()]
+        finally:
+            for task in (hurrying, *starts.values()):
+                task.cancel()
+            await asyncio.gather(hurrying, *starts.values(), return_exceptions=True)
 
     async def _start(self, unit: str, limit_s: float) -> ClientOutcome:
+        """Raises NoSystemd."""
+
+        async def start() -> str:
+            if await self._units.system_state() == "stopping":
+                return "the system is shutting down"
+            await self._units.start(unit, limit_s)
+            return ""
+
         try:
-            if await self._clients.units.system_state() == "stopping":
-                return ClientOutcome(unit, 0, "", Fate.MISSING, "the system is shutting down")
-            await self._in_a_hurry(self._clients.units.start(unit, limit_s))
+            missing = await self._patiently(start)
+        except NoSystemd:
+            raise
         except MigdError as error:
-            log.error("%s did not come back: %s", unit, error)
-            return ClientOutcome(unit, 0, "", Fate.MISSING, str(error))
+            missing = str(error)
         except Exception:
             log.exception("starting %s: defect in migd", unit)
-            return ClientOutcome(unit, 0, "", Fate.MISSING, "a defect in migd; the log has more")
+            missing = "a defect in migd; the log has more"
+        if missing:
+            log.error("%s did not come back: %s", unit, missing)
+            return ClientOutcome(unit, 0, "", Fate.MISSING, missing)
         log.info("%s is back", unit)
         return ClientOutcome(unit, 0, "", Fate.RETURNED)
 
-    async def _in_a_hurry(self, starting: Coroutine[None, None, None]) -> None:
-        """`starting`, which is left to systemd if it takes long while migd is being stopped."""
-        task = asyncio.create_task(starting)
-        hurrying = asyncio.create_task(self._job.hurrying.wait())
-        try:
-            await asyncio.wait({task, hurrying}, return_when=asyncio.FIRST_COMPLETED)
-            await asyncio.wait({task}, timeout=_HURRY_S)
-            if not task.done():
-                raise ClientStuck("migd was stopped while it started; systemd goes on with that")
-            task.result()
-        finally:
-            hurrying.cancel()
-            task.cancel()
-            await asyncio.gather(task, hurrying, return_exceptions=True)
+    async def _patiently(self, work: Callable[[], Awaitable[T]]) -> T:
+        """`work`, again if systemd does not answer. Raises NoSystemd if migd is to end then."""
+        end = asyncio.get_running_loop().time() + _SILENT_S
+        while True:
+            try:
+                return await work()
+            except NoSystemd as error:
+                if self._job.hurrying.is_set():
+                    raise
+                if asyncio.get_running_loop().time() > end:
+                    raise ClientStuck(str(error)) from error
+                log.warning("%s; trying again", error)
+                await asyncio.sleep(_PAUSE_S)
 
     def _names(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(n for s in self._stopped for n in (*s.along, s.unit)))
 
     # -- processes -----------------------------------------------------------------------
 
-    async def _end(self, ends: Sequence[End]) -> None:
-        """End these side by side; raises for the first that cannot be, when all are tried."""
-        tries = [self._end_one(end) for end in ends]
-        await self._unless_canceled(_all(tries))
-
-    async def _end_one(self, end: End) -> None:
-        holder = end.client.holder
-        family = await asyncio.to_thread(_family, holder.pid) if end.tree else []
-        await self._note(Signaling(holder.pid, holder.started, holder.unit, str(holder)))
-        await _all([self._signal(one, end) for one in (holder, *family)])
-
     async def _note(self, record: Signaling) -> None:
         await self._journal.write(record)
         self._signaled.append(record)
 
-    async def _signal(self, holder: Holder, end: End) -> None:
-        try:
-            target = Target(holder)
-        except ProcessLookupError:
-            return
-        except OSError as error:
-            raise ClientStuck(f"{holder} cannot be signaled: {error.strerror}") from error
-        with target:
-            log.info("ending %s", holder)
-            self._job.common(Phase.STOP, f"{holder} to end")
-            target.send(signal.SIGTERM)
-            if await target.gone(end.grace_s):
-                return
-            if not end.kill:
-                raise ClientStuck(
-                    f"{holder} did not end within {end.grace_s} s after SIGTERM; end it by hand, "
-                    "or allow kill: true for it in clients.yaml"
-                )
-            log.warning("%s did not end within %d s; killing it", holder, end.grace_s)
-            target.send(signal.SIGKILL)
-            if not await target.gone(_KILL_S):
-                raise ClientStuck(f"{holder} did not end even after SIGKILL: the kernel keeps it")
+    async def _came_of(self, record: Signaling) -> ClientOutcome:
+        survived = False
+        if record.pid:
+            survived = lives(record)
+        else:
+            with contextlib.suppress(MigdError):
+                survived = (await self._units.states([record.unit]))[record.unit].active
+        fate = Fate.SURVIVED if survived else Fate.ENDED
+        return ClientOutcome(record.unit, record.pid, record.what, fate)
 
     async def _unless_canceled(self, work: Awaitable[T]) -> T:
         """`work`, left alone when the job is canceled: units and processes can take minutes."""
@@ -218,20 +261,14 @@ class ClientRun:
             await asyncio.gather(task, canceling, return_exceptions=True)
 
 
-def _came_of(record: Signaling) -> ClientOutcome:
-    now = stat(record.pid) if record.pid else None
-    lives = now is not None and now.started == record.started and now.state != "Z"
-    fate = Fate.SURVIVED if lives else Fate.ENDED
-    return ClientOutcome(record.unit, record.pid, record.what, fate)
-
-
-async def _all(tries: Iterable[Awaitable[None]]) -> None:
-    """Raises the first error, when all have come to their end."""
-    for result in await asyncio.gather(*tries, return_exceptions=True):
-        if isinstance(result, BaseException):
-            raise result
-
-
-def _family(pid: int) -> list[Holder]:
-    """The descendants of a process."""
-    return list(describe(descendants(pid)).values())
+def _came_back(unit: str, start: asyncio.Task[ClientOutcome]) -> ClientOutcome:
+    """Raises NoSystemd."""
+    if start.done():
+        return start.result()
+    return ClientOutcome(
+        unit,
+        0,
+        "",
+        Fate.MISSING,
+        "it was starting when migd ended; systemd goes on with that",
+    )

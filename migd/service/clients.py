@@ -1,24 +1,21 @@
 """The GPU clients of this host: who they are, and what is to be done to each for a plan."""
 
 import asyncio
-import contextlib
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import TypeVar, cast
 
 from migd.config.clients import forbidden
 from migd.core.clients import Clearing, Rules, Unit, decide
-from migd.core.holders import Client, clients
+from migd.core.holders import Client, Found, clients
 from migd.core.listed import Listed
 from migd.core.model import Gpu
 from migd.core.plan import Plan
 from migd.errors import Hung
 from migd.host.holding import Hold
 from migd.host.scan import scan
+from migd.host.threads import in_thread
 from migd.host.units import Units, UnitState
-
-T = TypeVar("T")
 
 _LOOK_S = 20.0
 
@@ -41,6 +38,8 @@ class Clients:
     def __init__(self, units: Units, hold: Hold) -> None:
         self.units = units
         self.hold = hold
+        self._looking = asyncio.Lock()
+        self._stuck: threading.Event | None = None
 
     async def look(self, gpus: Sequence[Gpu]) -> tuple[Client, ...]:
         """Every process that has a GPU, by NVML's lists and by its open and mapped nodes.
@@ -48,7 +47,23 @@ class Clients:
         Raises Hung.
         """
         listed = {p.pid for g in gpus for p in g.processes}
-        return clients(await _in_thread(lambda: scan(listed)), gpus)
+        async with self._looking:
+            if self._stuck and not self._stuck.is_set():
+                raise _stuck()
+            ended = threading.Event()
+
+            def look() -> tuple[Found, ...]:
+                try:
+                    return scan(listed)
+                finally:
+                    ended.set()
+
+            try:
+                return clients(await in_thread(look, _LOOK_S), gpus)
+            except TimeoutError:
+                # No other is begun as long as this one lasts: each would be a thread for ever.
+                self._stuck = ended
+                raise _stuck() from None
 
     async def loaded(self, found: Sequence[Client], by: Rules) -> dict[str, Unit]:
         """The units that clients.yaml lists and that clients run in, by the name asked for."""
@@ -70,40 +85,14 @@ class Clients:
 
 
 def _plain(state: UnitState) -> Unit:
-    return Unit(state.name, state.active, state.returnable, state.kills_all)
+    stoppable = state.can_stop and not state.refuse_stop
+    return Unit(
+        state.name, state.active, state.returnable, stoppable, state.kills_all, state.main_pid
+    )
 
 
-async def _in_thread(look: Callable[[], T]) -> T:
-    """What `look` gives. Raises Hung if that takes too long.
-
-    What /proc tells of a process can wait for a driver call that it is stuck in, or for a directory
-    service; such a thread cannot be ended, and must not be waited for at exit either.
-    """
-    loop = asyncio.get_running_loop()
-    done: asyncio.Future[T] = loop.create_future()
-
-    def tell(result: T | None, error: BaseException | None) -> None:
-        if done.cancelled():
-            return
-        if error:
-            done.set_exception(error)
-        else:
-            done.set_result(cast("T", result))
-
-    def run() -> None:
-        result, error = None, None
-        try:
-            result = look()
-        except Exception as caught:  # noqa: BLE001 - raised where it is waited for
-            error = caught
-        with contextlib.suppress(RuntimeError):  # the loop is closed: nobody waits any more
-            loop.call_soon_threadsafe(tell, result, error)
-
-    threading.Thread(target=run, name="scan", daemon=True).start()
-    try:
-        return await asyncio.wait_for(done, _LOOK_S)
-    except TimeoutError:
-        raise Hung(
-            f"looking for GPU clients took more than {_LOOK_S:g} s: a process that is stuck in the "
-            "driver, or a directory service that does not answer for the names of users"
-        ) from None
+def _stuck() -> Hung:
+    return Hung(
+        f"looking for GPU clients takes more than {_LOOK_S:g} s: a process is stuck in the driver, "
+        "or a directory service does not answer for the names of users"
+    )

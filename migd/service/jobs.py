@@ -107,6 +107,9 @@ class Jobs:
         begun = begin(self._store.next_id(), plan, choice, _boot())
         if begun.gpus:
             await self._journal.begin(begun)
+            if self._stopping:
+                self._drop_journal()
+                self.refuse_if_busy()
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
             self._launch(job, self._carry_out(job, plan, clearing, by))
@@ -163,7 +166,10 @@ class Jobs:
             if self.current.cancelable:
                 self.current.cancel()
         if self._running:
-            await asyncio.wait([self._running], timeout=_STOP_LIMIT_S)
+            done, _ = await asyncio.wait([self._running], timeout=_STOP_LIMIT_S)
+            for task in done:
+                if not task.cancelled() and task.exception():
+                    log.error("the next migd takes up the job: %s", task.exception())
         try:
             self._save()
         except StateUnwritable as error:
@@ -215,26 +221,29 @@ class Jobs:
                 done = Outcome(before.gpu, before.index, Ending.DONE)
                 ends.append((done, left.reached[before.gpu]))
         clients: tuple[ClientOutcome, ...] = ()
+        known = next((past for past in self._store.jobs if past.id == begun.id), None)
+        if known:
+            # All was done, only the journal was still to go.
+            return self._finish(begun, ends, known.result, known.clients)
         if begun.boot != _boot():
             # Which units run is decided by the boot.
             ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
         else:
             clients = await self._recover_here(job, left, ends)
-        # If its end was written down already, only the journal was still to go.
-        known = next((past for past in self._store.jobs if past.id == begun.id), None)
-        result = known.result if known else Result.INTERRUPTED
-        return self._finish(begun, ends, result, clients)
+        return self._finish(begun, ends, Result.INTERRUPTED, clients)
 
     async def _recover_here(
         self, job: Job, left: Unfinished, ends: list[End]
     ) -> tuple[ClientOutcome, ...]:
         """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
-        run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled)
+        run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled, held=True)
         if left.open:
             try:
                 await run.hold_again()
             except MigdError as error:
                 log.error("%s; going on without the hold", error)
+            except Exception:
+                log.exception("going on without the hold: defect in migd")
             ends += await self._take_back(job, left.open)
         return await run.bring_back()
 
@@ -314,11 +323,14 @@ class Jobs:
         if self._unsaved is None:
             return
         self._store.update(self._unsaved)
+        self._drop_journal()
+        self._unsaved = None
+
+    def _drop_journal(self) -> None:
         try:
             self._journal.remove()
         except OSError as error:
             raise StateUnwritable(f"the journal cannot be removed ({error.strerror})") from error
-        self._unsaved = None
 
 
 def _past(

@@ -1,6 +1,6 @@
 """The node as last seen, with names for the processes on it, and whether it is what is wanted."""
 
-import asyncio
+import contextlib
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -11,8 +11,11 @@ from migd.core.model import Gpu, Process, Target
 from migd.core.plan import plan_gpu
 from migd.errors import Hung, MigdError, Nvml
 from migd.host.processes import describe
+from migd.host.threads import in_thread
 from migd.nvml.client import Observation
 from migd.service.configuration import Configuration
+
+_NAMES_S = 10.0
 
 
 class Match(StrEnum):
@@ -65,7 +68,10 @@ class View:
 async def seen(observation: Observation) -> View:
     """A view of what was observed."""
     pids = {p.pid for g in observation.gpus for p in g.processes}
-    holders = await asyncio.to_thread(describe, pids) if pids else {}
+    holders: Mapping[int, Holder] = {}
+    if pids:
+        with contextlib.suppress(TimeoutError):  # they are shown by their pids then
+            holders = await in_thread(lambda: describe(pids), _NAMES_S)
     return View(
         observation.driver,
         observation.gpus,
