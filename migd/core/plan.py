@@ -13,7 +13,6 @@ from migd.core.model import (
     Impact,
     Layout,
     Mode,
-    Process,
     Target,
     Wanted,
 )
@@ -48,11 +47,6 @@ class GpuPlan:
     gone: tuple[int, ...]
     whole: bool
     switches: bool
-
-    @property
-    def holders(self) -> tuple[Process, ...]:
-        """Processes that use what the steps destroy, by NVML's list."""
-        return tuple(p for p in self.gpu.processes if self.whole or p.gi in self.gone)
 
     @property
     def impact(self) -> Impact:

@@ -213,6 +213,37 @@ def test_a_unit_in_the_way_that_nobody_listed() -> None:
     assert decided(HALF, [holding], rules(terminate=True), leaves).ends
 
 
+def test_of_a_unit_that_leaves_processes_the_main_one_goes() -> None:
+    leaves = replace(DCGM, whole=False, main=100)
+    by = rules(ListedUnit(DCGM.name))
+    main, other = (client(use(TWO, GONE), pid=pid, unit=DCGM.name) for pid in (100, 101))
+    assert decided(HALF, [main], by, leaves) == Clearing((stop(DCGM.name),))
+    (why,) = decided(HALF, [main, other], by, leaves).blocked
+    assert "pid 101" in why.message
+
+
+def test_a_unit_that_refuses_to_be_stopped() -> None:
+    refuses = replace(DCGM, stoppable=False)
+    (why,) = decided(HALF, [], rules(ListedUnit(DCGM.name)), refuses).blocked
+    assert "RefuseManualStop=" in why.message
+    holding = client(use(TWO, GONE), unit=DCGM.name)
+    found = decided(HALF, [holding], rules(terminate=True), refuses)
+    assert (found.stops, bool(found.ends)) == ((), True)
+
+
+def test_a_listed_unit_that_systemd_does_not_know_is_no_process_to_be_ended() -> None:
+    holding = client(use(TWO, GONE), unit=DCGM.name)
+    assert decided(HALF, [holding], rules(ListedUnit(DCGM.name))).blocked
+
+
+def test_who_runs_in_a_unit_that_is_lost_ends_with_it() -> None:
+    lost = Unit("run-r1.service", active=True, returnable=False)
+    holding = client(use(TWO, GONE), unit=lost.name)
+    by = rules(ListedUnit(DCGM.name), terminate=True)
+    found = decided(HALF, [holding], by, replace(DCGM, along=(lost,)), lost)
+    assert (found.lost, found.ends) == ((lost.name,), ())
+
+
 def test_a_unit_that_cannot_come_back_is_ended_like_a_process() -> None:
     scope = Unit("run-r1.scope", active=True, returnable=False)
     holding = client(use(TWO, GONE), unit="run-r1.scope")
