@@ -217,8 +217,10 @@ def client(standing: Standing) -> dict[str, Variant]:
     if standing.client is None:
         assert isinstance(standing.decision, Stop)
         return {"unit": Variant("s", standing.decision.unit), **told}
+    holder = standing.client.holder
     uses = [_of(u) | {"how": Variant("s", u.how.value)} for u in standing.client.uses]
-    return _holder(standing.client.holder) | {"uses": Variant("aa{sv}", uses)} | told
+    told |= {"uses": Variant("aa{sv}", uses)}
+    return _holder(holder) | {"start": Variant("t", holder.began)} | told
 
 
 def _told(decision: Stop | End | Blocked) -> tuple[str, str]:

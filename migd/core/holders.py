@@ -89,6 +89,7 @@ class Holder:
     container: str = ""
     session: str = ""
     job: str = ""
+    began: int = 0
 
     def __str__(self) -> str:
         of = f" of user {self.user}" if self.user else ""

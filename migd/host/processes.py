@@ -62,6 +62,7 @@ def describe_one(pid: int, within: str) -> Holder:
         process = psutil.Process(pid)
         with process.oneshot():
             uid, user = process.uids().real, process.username()
+            began = round(process.create_time() * 1_000_000)
             command = " ".join(_told(process.cmdline, [])) or process.name()
     except psutil.Error:
         return gone
@@ -79,6 +80,7 @@ def describe_one(pid: int, within: str) -> Holder:
         printable(of.container),
         printable(of.session),
         of.job,
+        began,
     )
     after = stat(pid)
     return described if after and after.started == before.started else gone

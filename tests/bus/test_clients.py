@@ -28,7 +28,7 @@ STUBBORN = ("sh", "-c", "trap '' TERM; exec sleep 987654")
 LISTED = "processes: [{executable: sleep, command-line: 'sleep 9876*', grace: 1%s}]\n"
 # What ListClients may tell, and how it is typed: dbus/org.migd1.xml.
 ALWAYS = {"action": "s", "from": "s", "message": "s"}
-PROCESS = {"pid": "u", "command": "s", "user": "s", "unit": "s", "uses": "aa{sv}"}
+PROCESS = {"pid": "u", "command": "s", "user": "s", "unit": "s", "start": "t", "uses": "aa{sv}"}
 PERHAPS = {"user-unit": "s", "container": "s", "session": "s"}
 USE = {"gpu": "s", "gi": "u", "ci": "u", "how": "s"}
 
