@@ -159,8 +159,13 @@ class ClientRun:
             await self._unless_canceled(self._units.kill(stop.unit, _KILL_S))
 
     async def _release(self) -> None:
+        async def release() -> None:
+            # Without systemd there is no hold; only where units were stopped, it must come back.
+            if self._stopped or await self._units.available():
+                await self._hold.release()
+
         try:
-            await self._patiently(self._hold.release)
+            await self._patiently(release)
         except NoSystemd:
             raise
         except MigdError as error:

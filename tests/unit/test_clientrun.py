@@ -52,6 +52,10 @@ class Hands:
         self.fails = fails
         self.active = {A, B}
         self.slow: dict[str, asyncio.Event] = {}
+        self.there = True
+
+    async def available(self) -> bool:
+        return self.there
 
     def _tell(self, what: str, unit: str = "") -> None:
         self.told.append((what, unit))
@@ -123,6 +127,14 @@ async def test_the_hold_is_released_after_a_crash_before_the_first_stop() -> Non
     hands = Hands()
     assert await run(hands, Job(), held=True).bring_back() == ()
     assert hands.called("release") == [""]
+
+
+@looped
+async def test_without_systemd_there_is_no_hold_to_wait_for() -> None:
+    hands = Hands(release=NoSystemd("it is not there"))
+    hands.there = False
+    assert await run(hands, Job(), held=True).bring_back() == ()
+    assert hands.told == []
 
 
 @looped
