@@ -63,8 +63,21 @@ static void finish_pending(struct state *state) {
         state_unload(state);
 }
 
+// Who is killed between giving a lock up and waking the next can take the wake-up along, when a
+// third has the lock meanwhile: so nobody sleeps for it without looking again.
+static int patient_lock(pthread_mutex_t *lock) {
+    int result;
+    do {
+        struct timespec until;
+        clock_gettime(CLOCK_MONOTONIC, &until);
+        until.tv_sec++;
+        result = pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &until);
+    } while (result == ETIMEDOUT);
+    return result;
+}
+
 void state_lock(struct state *state) {
-    if (pthread_mutex_lock(&state->lock) == EOWNERDEAD) {
+    if (patient_lock(&state->lock) == EOWNERDEAD) {
         pthread_mutex_consistent(&state->lock);
         finish_pending(state);
         event_wake(state);
@@ -74,7 +87,7 @@ void state_lock(struct state *state) {
 void state_unlock(struct state *state) { pthread_mutex_unlock(&state->lock); }
 
 void operation_lock(pthread_mutex_t *lock) {
-    if (pthread_mutex_lock(lock) == EOWNERDEAD)
+    if (patient_lock(lock) == EOWNERDEAD)
         pthread_mutex_consistent(lock);
 }
 
