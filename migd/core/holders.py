@@ -76,6 +76,7 @@ class Holder:
     unit: the unit of the system's service manager, "" outside of it
     user_unit: the unit of a user's service manager; container: what runs it and its name;
     session: logind's name of the login session; job: Slurm's number of it; each "" for none
+    began: the same moment as started, in microseconds since the epoch; 0 where it is not known
     """
 
     pid: int

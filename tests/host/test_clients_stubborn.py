@@ -39,7 +39,7 @@ def trap(what: str) -> str:
 CASES = {
     "ignores SIGTERM": Case(trap(":") + "TimeoutStopSec=1\n"),
     "forks": Case(trap("setsid sleep 600 & exit") + "TimeoutStopSec=1\n"),
-    "is slow": Case(SLEEP + "ExecStop=/bin/sleep 2\n"),
+    "is slow": Case(SLEEP + "ExecStop=/bin/sleep 20\n", limit_s=40),
     "fails to stop": Case(SLEEP + "ExecStop=/bin/false\n"),
     "hangs": Case(
         SLEEP + "ExecStop=/bin/sleep 60\nTimeoutStopSec=4\n",
