@@ -13,6 +13,7 @@ from migd.bus.connection import BusError, Connection, connect
 from migd.bus.front import Front
 from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
+from migd.host import log as journal
 from migd.host.holding import Hold
 from migd.host.manager import Manager
 from migd.host.notify import Notifier
@@ -24,6 +25,7 @@ from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.follow import Follower
 from migd.service.journal import Journal
+from migd.service.putback import PutBack
 from migd.service.service import Service
 from migd.service.state import StateStore
 
@@ -36,7 +38,7 @@ _CONNECT_S = 20.0
 
 def main(argv: Sequence[str] | None = None) -> int:
     arguments = _parser().parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    journal.start()
     try:
         asyncio.run(
             _run(
@@ -88,7 +90,7 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     first = asyncio.create_task(_first_look(service))
     await asyncio.wait([first], timeout=_FIRST_LOOK_S)
     service.jobs.recover()
-    await front.open(service)
+    await front.open(service, PutBack(service, runtime_dir / names.PUT_BACK_FILE))
     follower.begin()
     notifier.ready()
     try:

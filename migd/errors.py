@@ -18,6 +18,7 @@
     +-- NotCancelable         the job is past the point, or over
     +-- Canceled              the job was, by Cancel or because migd was stopped
     +-- StateUnwritable       the state cannot be kept, so nothing may change
+    +-- NotPutBack            at boot GPUs did not get back what they should have
     +-- NoDriver              no NVML library, or no driver behind it
     +-- Nvml                  an NVML call failed
     +-- Hung                  a GPU does not answer
@@ -126,8 +127,18 @@ class StateUnwritable(MigdError):
     dbus_name = f"{names.ERROR}.State"
 
 
+class NotPutBack(MigdError):
+    dbus_name = f"{names.ERROR}.NotPutBack"
+
+
 class NoDriver(MigdError):
+    """There is nobody to ask; installed: whether there is a driver that could be loaded."""
+
     dbus_name = f"{names.ERROR}.NoDriver"
+
+    def __init__(self, message: str, *, installed: bool = True) -> None:
+        super().__init__(message)
+        self.installed = installed
 
 
 class Nvml(MigdError):

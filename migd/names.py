@@ -20,6 +20,9 @@ CLIENTS_FILE = "clients.yaml"
 CLIENTS_DIR = "clients.d"
 STATE_FILE = "state.json"
 JOURNAL_FILE = "journal"
+# In the runtime folder, so for this boot only: how the put-back of this boot ended.
+PUT_BACK_FILE = "put-back"
+BOOT_UNIT = "migd-boot.service"
 
 # A process that is asked for its boot compares this file, which no program can write.
 BOOT_ID_FILE = "/proc/sys/kernel/random/boot_id"

@@ -13,6 +13,7 @@ ACTIONS = {
     (names.MANAGER, "Plan"): FREE,
     (names.MANAGER, "Apply"): "org.migd1.apply",
     (names.MANAGER, "Stage"): "org.migd1.stage",
+    (names.MANAGER, "PutBack"): "org.migd1.apply",
     (names.MANAGER, "WaitJob"): FREE,
     (names.MANAGER, "ListJobs"): FREE,
     (names.MANAGER, "Assert"): FREE,

@@ -15,6 +15,7 @@ from migd.bus.contract import load
 from migd.bus.exporter import Call, Exporter, Handler
 from migd.core.job import PastJob
 from migd.errors import AccessDenied, MigdError
+from migd.service.putback import PutBack
 from migd.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -38,13 +39,15 @@ class Front:
             authorize=lambda call: self._bouncer.check(call.sender, call.interface, call.member),
         )
         self._service: Service | None = None
+        self._boot: PutBack | None = None
         self._due: asyncio.TimerHandle | None = None
         self._heard = asyncio.Event()
         self._shown = objects.NONE
 
-    async def open(self, service: Service) -> None:
+    async def open(self, service: Service, boot: PutBack) -> None:
         """Answer calls from now on. Raises NameTaken if another migd does."""
         self._service = service
+        self._boot = boot
         self.show()
         await self._exporter.start(
             {
@@ -113,6 +116,7 @@ class Front:
             "Plan": self._plan,
             "Apply": self._apply,
             "Stage": self._stage,
+            "PutBack": self._put_back,
             "WaitJob": self._wait_job,
             "ListJobs": self._list_jobs,
             "Assert": self._assert,
@@ -149,6 +153,11 @@ class Front:
     async def _stage(self, call: Call, config: str, given: dict[str, Variant]) -> None:
         request = options.request(config, given, options.STAGE)
         await self._asked.stage(request, await self._uid_of(call.sender))
+
+    async def _put_back(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        options.none(given)
+        assert self._boot
+        return (await asyncio.shield(self._boot.run()),)
 
     async def _wait_job(self, _: Call, number: int) -> tuple[Any, ...]:
         past = await self._asked.jobs.wait(number)

@@ -20,6 +20,13 @@ class OnChange(StrEnum):
     APPLY = "apply"
 
 
+class Boot(StrEnum):
+    """What becomes of GPU clients at boot if the configuration could not be put back."""
+
+    FAIL_OPEN = "fail-open"
+    FAIL_CLOSED = "fail-closed"
+
+
 @dataclass(frozen=True)
 class TimeLimit:
     """What is waited for, and how long that may be set to, in seconds.
@@ -55,8 +62,10 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     "client-stop": TimeLimit(1, 3600, built_in=100),
     "client-start": TimeLimit(1, 3600, built_in=120),
     "client-grace": TimeLimit(1, 600, built_in=20),
+    # How long a boot may wait for the driver and for the put-back, both together.
+    "boot": TimeLimit(10, 600, built_in=120),
 }
-KEYS = ("config", "config-authority", "on-config-change", "time-limits")
+KEYS = ("config", "config-authority", "on-config-change", "boot", "time-limits")
 
 
 @dataclass(frozen=True)
@@ -70,11 +79,12 @@ class Settings:
     config: str = ""
     authority: Authority = Authority.LAST_CHOICE
     on_change: OnChange = OnChange.REPORT
+    boot: Boot = Boot.FAIL_OPEN
     time_limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def limits(self) -> dict[str, int]:
-        """Of clients: seconds, as given or as built in."""
+        """Of clients and of the boot: seconds, as given or as built in."""
         return {
             key: self.time_limits.get(key, limit.built_in)
             for key, limit in TIME_LIMITS.items()
@@ -104,6 +114,7 @@ def _root(root: Field) -> Settings:
         _config(members["config"]) if "config" in members else default.config,
         word(members.get("config-authority"), default.authority),
         word(members.get("on-config-change"), default.on_change),
+        word(members.get("boot"), default.boot),
         _time_limits(members["time-limits"]) if "time-limits" in members else {},
     )
 

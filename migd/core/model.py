@@ -220,3 +220,17 @@ def layout(gpu: Gpu) -> Layout:
             for gi in gpu.instances
         ),
     )
+
+
+def renamed(before: Layout, now: Layout) -> str:
+    """Which MIG devices are what they were and yet have another UUID, in words; "" for none.
+
+    Who asks for a device by its UUID, in CUDA_VISIBLE_DEVICES or a container, must know.
+    """
+    had = {(i.profile_id, i.placement): i.uuids for i in before.instances}
+    other = [
+        f"{i.profile} at {i.placement} was {', '.join(was)} and is {', '.join(i.uuids)}"
+        for i in now.instances
+        if (was := had.get((i.profile_id, i.placement))) and set(was) != set(i.uuids)
+    ]
+    return f"MIG devices have other UUIDs: {'; '.join(other)}" if other else ""

@@ -23,6 +23,7 @@ _MAX_NAME = 255
 _TRANSIENT = "/run/systemd/transient/"
 _ACTIVE = frozenset({"active", "activating", "reloading", "refreshing"})
 _ENDED = frozenset({"inactive", "failed"})
+_BOOTING = frozenset({"initializing", "starting"})
 # Whose stopping stops a unit: the reverse of Requires=, Requisite=, BindsTo=, PartOf= and
 # StopPropagatedFrom=.
 _STOPS_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
@@ -75,6 +76,11 @@ class UnitState:
         return self.active_state in _ACTIVE or (self.active_state in _ENDED and self.job != "")
 
     @property
+    def waits(self) -> bool:
+        """It does not run yet, and its start is asked for and has not begun."""
+        return self.active_state in _ENDED and self.active
+
+    @property
     def loaded(self) -> bool:
         """There is such a unit; also one that runs on without the file it was started from."""
         return self.load == "loaded" or self.active_state not in _ENDED
@@ -112,6 +118,10 @@ class Units:
     async def system_state(self) -> str:
         """SystemState of the manager: "running", "stopping", ..."""
         return await self._manager.state()
+
+    async def booting(self) -> bool:
+        """Whether starts of the boot are still queued. Waiting for one can be waiting for us."""
+        return await self.available() and await self.system_state() in _BOOTING
 
     async def states(self, names: Iterable[str]) -> dict[str, UnitState]:
         """All of these units, by the name asked for; systemd loads those that are not.
@@ -175,6 +185,11 @@ class Units:
         with contextlib.suppress(Refused):  # nothing is left that could be killed
             await self._manager.call("KillUnit", "ssi", [name, "all", 9])
         await self.stop(name, limit_s)
+
+    async def queue(self, name: str) -> None:
+        """Ask for the start of a unit, and do not wait for it. Raises ClientStuck, NoSystemd."""
+        await self.reset_failed(name)
+        self._manager.forget(await self._enqueue_start(name))
 
     async def start(self, name: str, limit_s: float) -> None:
         """Start a unit and see that it runs, or, of a oneshot, that it has done its work.

@@ -22,9 +22,10 @@ from migd.nvml.protocol import Failure, Op, Opened, Performed
 A = TypeVar("A", Opened, Gpu, Performed)
 
 # NVML return codes that mean there is nothing to talk to.
+_NO_LIBRARY = 12
 _NO_DRIVER = {
     9: "the NVIDIA driver is not loaded",
-    12: "libnvidia-ml.so.1 is not installed",
+    _NO_LIBRARY: "libnvidia-ml.so.1 is not installed",
     18: "the NVIDIA library and the loaded kernel module differ in version; reload the driver"
     " or reboot",
 }
@@ -285,7 +286,8 @@ class _Lock:
 
 def _error(failure: Failure, doing: str) -> MigdError:
     if failure.call == "nvmlInit" and failure.code in _NO_DRIVER:
-        return NoDriver(f"{_NO_DRIVER[failure.code]} ({failure.name})")
+        installed = failure.code != _NO_LIBRARY
+        return NoDriver(f"{_NO_DRIVER[failure.code]} ({failure.name})", installed=installed)
     if not failure.call or failure.code == 0:
         text = f"{doing}: {failure.text}"
         return Nvml(text, call=failure.call, code=failure.code, name=failure.name)

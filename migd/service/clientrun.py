@@ -200,7 +200,10 @@ class ClientRun:
         async def start() -> str:
             if await self._units.system_state() == "stopping":
                 return "the system is shutting down"
-            await self._units.start(unit, limit_s)
+            if await self._units.booting():
+                await self._units.queue(unit)
+            else:
+                await self._units.start(unit, limit_s)
             return ""
 
         try:

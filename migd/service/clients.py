@@ -66,15 +66,26 @@ class Clients:
                 raise _stuck() from None
 
     async def loaded(self, found: Sequence[Client], by: Rules) -> dict[str, Unit]:
-        """The units that clients.yaml lists and that clients run in, by the name asked for."""
+        """The units that clients.yaml lists and that clients run in, by the name asked for.
+
+        While the host boots, those whose start is queued are as good as inactive: they wait for
+        migd-boot.service, and so for us, and are not to be stopped and started for that.
+        """
         names = [entry.name for entry in by.listed.units]
         names += [c.holder.unit for c in found if c.holder.unit]
         states = await self.units.states(tuple(dict.fromkeys(names)))
-        return {name: await self._unit(state) for name, state in states.items() if state.loaded}
+        booting = await self.units.booting()
 
-    async def _unit(self, state: UnitState) -> Unit:
-        along = await self.units.along(state.name) if state.active else ()
-        return replace(_plain(state), along=tuple(_plain(u) for u in along))
+        def runs(state: UnitState) -> bool:
+            return state.active and not (booting and state.waits)
+
+        async def unit(state: UnitState) -> Unit:
+            if not runs(state):
+                return replace(_plain(state), active=False)
+            along = [u for u in await self.units.along(state.name) if runs(u)]
+            return replace(_plain(state), along=tuple(map(_plain, along)))
+
+        return {name: await unit(state) for name, state in states.items() if state.loaded}
 
     async def decide(self, plan: Plan, gpus: Sequence[Gpu], by: Rules) -> Clearing:
         """What is to be done to clients before `plan`; a plan without steps needs no look."""

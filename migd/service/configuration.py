@@ -29,6 +29,7 @@ class Configuration:
 
     defaults: where the package has its files
     clients: of all files that list some; if one of these is refused, all stay as they were
+    refused_settings: every fault of migd.yaml as it is now
     """
 
     def __init__(self, folder: Path, defaults: Path) -> None:
@@ -42,6 +43,7 @@ class Configuration:
         self._since = 0
         self._refused: tuple[str, ...] = ()
         self._not_here = ""
+        self.refused_settings: tuple[str, ...] = ()
         self.settings = Settings()
         self.clients = Listed()
         self.reloads = 0
@@ -70,10 +72,12 @@ class Configuration:
             self._file = _read(self._path, configs.load)
         except ConfigRefused as error:
             refused += str(error).splitlines()
+        self.refused_settings = ()
         try:
             found = _read(self._settings_path, settings.load) or Settings()
         except ConfigRefused as error:
-            refused += str(error).splitlines()
+            self.refused_settings = tuple(str(error).splitlines())
+            refused += self.refused_settings
         else:
             if found.config != self.settings.config:
                 self._since = now()

@@ -18,7 +18,7 @@ log = logging.getLogger(__name__)
 End = tuple[Outcome, Layout | None]
 
 
-def begin(number: int, plan: Plan, choice: Choice, boot: str) -> Begun:
+def begin(number: int, kind: str, plan: Plan, choice: Choice, boot: str) -> Begun:
     """The first record of a job that carries out `plan`."""
 
     def before(gpu: Gpu) -> Before:
@@ -26,7 +26,7 @@ def begin(number: int, plan: Plan, choice: Choice, boot: str) -> Begun:
 
     return Begun(
         number,
-        "apply",
+        kind,
         choice,
         choice.at,
         boot,

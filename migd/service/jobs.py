@@ -24,10 +24,11 @@ from migd.core.job import (
     result_of,
     unfinished,
 )
-from migd.core.model import Gpu, Layout
+from migd.core.model import Gpu, Layout, renamed
 from migd.core.plan import Plan
 from migd.core.wanted import ITSELF
 from migd.errors import Busy, Canceled, Hung, InUse, MigdError, NoSuchJob, StateUnwritable
+from migd.host.log import Event, fields
 from migd.nvml.client import NvmlClient
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
@@ -98,13 +99,16 @@ class Jobs:
                 f"job {number} is at work ({names.job_path(number)}); wait for it, or cancel it"
             )
 
-    async def start(self, plan: Plan, choice: Choice, clearing: Clearing, by: Rules) -> int:
+    async def start(
+        self, plan: Plan, choice: Choice, clearing: Clearing, by: Rules, kind: str = "apply"
+    ) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
 
         clearing: what is done to clients before; by: the rules it was decided by
+        kind: the type of the job, apply or put-back
         """
         self._save()
-        begun = begin(self._store.next_id(), plan, choice, _boot())
+        begun = begin(self._store.next_id(), kind, plan, choice, _boot())
         if begun.gpus:
             await self._journal.begin(begun)
             if self._stopping:
@@ -178,6 +182,11 @@ class Jobs:
     # -- how a job runs and ends ---------------------------------------------------------
 
     def _launch(self, job: Job, work: Coroutine[None, None, PastJob]) -> None:
+        begun = job.begun
+        log.info(
+            "job %d: %s %s", begun.id, begun.type, begun.choice.label,
+            extra=fields(Event.JOB_STARTED, job=begun.id, uid=begun.choice.uid),
+        )  # fmt: skip
         self.current = job
         self._running = asyncio.create_task(work)
         self._audience.changed()
@@ -286,7 +295,7 @@ class Jobs:
         result: Result,
         clients: tuple[ClientOutcome, ...] = (),
     ) -> PastJob:
-        past = _past(begun, [outcome for outcome, _ in ends], result, clients)
+        past = _past(begun, [self._told(*end) for end in ends], result, clients)
         self._store.remember(past)
         self._keep(begun, {o.gpu: found for o, found in ends if found}, wanted=past.wanted)
         # The order that callers may rely on: what changed, then the end, then the job is gone.
@@ -294,8 +303,19 @@ class Jobs:
         self._audience.job_removed(past)
         self.current = None
         self._audience.changed()
-        log.info("job %d: %s: %s", past.id, past.result, past.message)
+        log.info(
+            "job %d: %s: %s", past.id, past.result, past.message,
+            extra=fields(Event.JOB_ENDED, job=past.id, result=past.result),
+        )  # fmt: skip
         return past
+
+    def _told(self, outcome: Outcome, found: Layout | None) -> Outcome:
+        """With the UUIDs that are others than when the same layout was settled before."""
+        before = self._kept(outcome.gpu).settled
+        if outcome.message or not (found and before and (other := renamed(before, found))):
+            return outcome
+        log.warning("GPU %d: %s", outcome.index, other)
+        return replace(outcome, message=other)
 
     def _keep(self, begun: Begun, settled: Mapping[str, Layout], *, wanted: bool) -> None:
         """Write what is settled now, and what is wanted if the job ended well."""

@@ -12,8 +12,9 @@ from migd.config.settings import Settings
 from migd.core.clients import Clearing, Rules, Standing, standing
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
-from migd.core.model import Gpu
+from migd.core.model import Gpu, Layout
 from migd.core.plan import Plan, plan
+from migd.core.putback import Return, planned
 from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
 from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
@@ -123,8 +124,7 @@ class Service:
         if view.unseen and not request.gpus:
             # It may be one that is meant: saying that all is done without it would be a lie.
             raise view.unseen[0]
-        settled = {u: s.settled for u, s in self._store.gpus.items() if s.settled}
-        made = plan(view.gpus, targets, settled)
+        made = plan(view.gpus, targets, self.settled_layouts)
         by = self._rules(request)
         clearing = await self._clients.decide(made, view.gpus, by)
         if any(b.client and not b.client.holder.started for b in clearing.blocked):
@@ -185,6 +185,24 @@ class Service:
         return self._configuration.settings
 
     @property
+    def settled_layouts(self) -> dict[str, Layout]:
+        """By UUID, what each GPU reached last."""
+        return {u: s.settled for u, s in self._store.gpus.items() if s.settled}
+
+    @property
+    def wishes(self) -> bool:
+        """Whether anything is wanted of any GPU, be it there or not."""
+        chosen = any(s.wanted for s in self._store.gpus.values())
+        return chosen or self.settings.config != ""
+
+    @property
+    def unreadable(self) -> str:
+        """Why it is not known what is wanted, if so: a file that says it could not be read."""
+        if self._store.refused:
+            return self._store.refused
+        return "" if self.wishes else "; ".join(self._configuration.refused_settings)
+
+    @property
     def past_jobs(self) -> tuple[PastJob, ...]:
         return self._store.jobs
 
@@ -202,6 +220,39 @@ class Service:
             refuse_if_blocked(planned.blockers)
             by = self._rules(request)
             return await self.jobs.start(planned.plan, planned.choice, planned.clearing, by)
+
+    async def put_back(self) -> tuple[int, Return]:
+        """Start a job that gives all GPUs back what they should have; its id, and who gets what.
+
+        At boot nobody has been asked, so a GPU that is in use is left, and may be reset if not.
+        Raises Busy, StateUnwritable, and what look() raises.
+        """
+        async with self._preparing:
+            self.jobs.refuse_if_busy()
+            view = await self.look()
+            there = [g for g in view.gpus if g.uuid not in view.troubled]
+            back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
+            trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
+            made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
+            label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))
+            choice = Choice(label, "", mode_only=False, uid=ITSELF, at=now())
+            number = await self.jobs.start(made, choice, clearing, self._rules(None), "put-back")
+            return number, replace(back, refused=(*back.refused, *trouble, *in_use))
+
+    async def _unblocked(
+        self, made: Plan, gpus: Sequence[Gpu]
+    ) -> tuple[Plan, Clearing, tuple[str, ...]]:
+        """What of a plan nobody is in the way of, and who is in the way of the rest."""
+        in_use: list[str] = []
+        while True:
+            clearing = await self._clients.decide(made, gpus, self._rules(None))
+            if not clearing.blocked:
+                return made, clearing, tuple(in_use)
+            in_use += [b.message for b in clearing.blocked]
+            blocked = {b.use.gpu for b in clearing.blocked if b.use}
+            left = [g for g in made.gpus if g.gpu.uuid not in blocked]
+            # Where it is nobody's use of a GPU, it is about units, and so about all of them.
+            made = Plan(tuple(left) if blocked and len(left) < len(made.gpus) else ())
 
     async def stage(self, request: Request, uid: int) -> None:
         """Keep what is asked for as wanted, and touch nothing now.

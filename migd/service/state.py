@@ -40,13 +40,17 @@ class State:
 
 
 class StateStore:
-    """The state in memory, and its file. A change is on disk before it counts."""
+    """The state in memory, and its file. A change is on disk before it counts.
+
+    refused: why the file could not be used when it was read; "" if it could
+    """
 
     def __init__(self, path: Path) -> None:
         self._path = path
         self._state = State()
         self._next_id = 1
         self._recent: tuple[PastJob, ...] = ()
+        self.refused = ""
 
     @property
     def gpus(self) -> dict[str, GpuState]:
@@ -65,7 +69,8 @@ class StateStore:
                 self._state = typed(State, _current(json.loads(data)), self._path.name)
         except (OSError, ValueError, RecursionError) as error:
             aside = self._path.with_name(self._path.name + ".refused")
-            log.error("cannot use %s: %s; kept as %s, starting anew", self._path, error, aside)
+            self.refused = f"{self._path} cannot be used ({error}); it is kept as {aside}"
+            log.error("%s, starting anew", self.refused)
             self._set_aside(aside)
         self._next_id = self._state.next_id
         self._recent = self._state.jobs

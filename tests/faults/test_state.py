@@ -204,7 +204,7 @@ def test_state(damage: Callable[[str], str], stage: Stage, daemon: Daemon) -> No
     daemon.state.write_text(kept)
     with untouched(stage), daemon:
         assert daemon.state.with_name("state.json.refused").read_text() == kept
-        assert "cannot use" in daemon.log
+        assert "cannot be used" in daemon.log
         assert daemon.property("Wanted") == {}
         daemon.plan("goal")
     with daemon:

@@ -53,6 +53,7 @@ class Hands:
         self.active = {A, B}
         self.slow: dict[str, asyncio.Event] = {}
         self.there = True
+        self.system = "running"
 
     async def available(self) -> bool:
         return self.there
@@ -93,8 +94,14 @@ class Hands:
             await self.slow[unit].wait()
         self.active.add(unit)
 
+    async def queue(self, unit: str) -> None:
+        self._tell("queue", unit)
+
     async def system_state(self) -> str:
-        return "running"
+        return self.system
+
+    async def booting(self) -> bool:
+        return self.system == "starting"
 
     def called(self, what: str) -> list[str]:
         return [unit for word, unit in self.told if word == what]
@@ -135,6 +142,18 @@ async def test_without_systemd_there_is_no_hold_to_wait_for() -> None:
     hands.there = False
     assert await run(hands, Job(), held=True).bring_back() == ()
     assert hands.told == []
+
+
+@looped
+async def test_while_the_host_boots_no_start_is_waited_for() -> None:
+    hands = Hands()
+    cleared = run(hands, Job())
+    await cleared.clear(TWO, nothing_left)
+    hands.system = "starting"
+    back = await cleared.bring_back()
+    assert hands.called("queue") == [B, A]
+    assert hands.called("start") == []
+    assert [(c.unit, c.fate) for c in back] == [(B, Fate.RETURNED), (A, Fate.RETURNED)]
 
 
 @looped

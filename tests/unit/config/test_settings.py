@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from migd.config.document import MOST_BYTES
-from migd.config.settings import TIME_LIMITS, OnChange, Settings, load
+from migd.config.settings import TIME_LIMITS, Boot, OnChange, Settings, load
 from migd.core.wanted import Authority
 from migd.errors import ConfigRefused
 from migd.nvml.client import Limits
@@ -30,6 +30,7 @@ def test_every_key() -> None:
 config: all-1g.10gb
 config-authority: file
 on-config-change: apply
+boot: fail-closed
 time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0, nvml-idle: 60}
 """
     limits = {
@@ -39,7 +40,9 @@ time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0,
         "nvml-in-use": 0,
         "nvml-idle": 60,
     }
-    assert load(text, "x") == Settings("all-1g.10gb", Authority.FILE, OnChange.APPLY, limits)
+    assert load(text, "x") == Settings(
+        "all-1g.10gb", Authority.FILE, OnChange.APPLY, Boot.FAIL_CLOSED, limits
+    )
     assert load("config-authority: last-choice", "x").authority is Authority.LAST_CHOICE
     assert load("on-config-change: report", "x").on_change is OnChange.REPORT
 
@@ -61,8 +64,8 @@ def test_limits_are_those_of_nvml() -> None:
             assert line.endswith(f"time-limits.{key}: {bad} is out of range; {right}")
 
 
-def test_limits_of_clients() -> None:
-    built_in = {"client-stop": 100, "client-start": 120, "client-grace": 20}
+def test_limits_with_a_built_in_value() -> None:
+    built_in = {"client-stop": 100, "client-start": 120, "client-grace": 20, "boot": 120}
     assert Settings().limits == built_in
     found = load("time-limits: {client-stop: 7, nvml-read: 3}", "x")
     assert found.limits == {**built_in, "client-stop": 7}

@@ -1,0 +1,122 @@
+#!/usr/bin/python3 -IB
+"""The generator: orders GPU clients after migd-boot.service, from what clients.yaml lists.
+
+systemd runs it at each boot before any unit, and at each daemon-reload, as a file: it imports
+nothing of migd, whose strict reading takes longer than all of this may. It judges nothing, so what
+it cannot read it leaves out; and whatever happens, it ends soon: a boot must not fail for it.
+
+It writes one drop-in that orders *our* unit Before= the clients. Where migd.yaml says `boot:
+fail-closed` it adds Requires= on our unit to each client. systemd.generator(7) has the folders.
+"""
+
+import os
+import resource
+import signal
+import sys
+
+import yaml
+
+UNIT = "migd-boot.service"
+ETC, PACKAGED = "/etc/migd", "/usr/lib/migd"
+_DROP_IN = "50-migd.conf"
+# They are started before us, and open what we wait for. The others migd never stops, so what does
+# stand in a list is no client.
+_BEFORE_US = ("nvidia-persistenced", "nvidia-fabricmanager", "dbus", "migd", "migd-boot")
+# A socket, timer or path is ready long before us; what it starts waits.
+_STARTERS = (".socket", ".timer", ".path")
+_KINDS = (".service", *_STARTERS)
+_SECONDS, _BYTES, _LONGEST = 5, 512 << 20, 1 << 20
+_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+def main() -> int:
+    signal.alarm(_SECONDS)
+    resource.setrlimit(resource.RLIMIT_AS, (_BYTES, _BYTES))
+    try:
+        generate(sys.argv[1], ETC, PACKAGED)
+    except Exception as error:  # noqa: BLE001
+        say(f"GPU clients are not ordered after {UNIT}: {error!r}")
+    return 0
+
+
+def generate(folder: str, etc: str, packaged: str) -> None:
+    """Write the drop-ins into a folder. etc, packaged: where files are. Raises OSError."""
+    names = services(lists(etc, packaged))
+    if not names:
+        return
+    write(f"{folder}/{UNIT}.d", f"Before={' '.join(names)}")
+    settings = read(f"{etc}/migd.yaml")
+    if isinstance(settings, dict) and settings.get("boot") == "fail-closed":
+        for name in names:
+            write(f"{folder}/{name}.d", f"Requires={UNIT}")
+
+
+def lists(etc: str, packaged: str) -> list[object]:
+    """What files list as systemd-services, entry by entry, as migd reads them."""
+    own = read(f"{etc}/clients.yaml")
+    # A file that is refused counts for nothing; the packaged list is better than none.
+    files = [own if isinstance(own, dict) else read(f"{packaged}/clients.yaml")]
+    try:
+        more = sorted(n for n in os.listdir(f"{etc}/clients.d") if n.endswith(".yaml"))  # noqa: PTH208
+    except OSError:
+        more = []
+    files += [read(f"{etc}/clients.d/{name}") for name in more if not name.startswith(".")]
+    found: list[object] = []
+    for file in files:
+        entries = file.get("systemd-services") if isinstance(file, dict) else None
+        found += entries if isinstance(entries, list) else []
+    return found
+
+
+def services(entries: list[object]) -> list[str]:
+    """The services of a list, each once: those named, and those that what is named starts."""
+    names: dict[str, None] = {}
+    for entry in entries:
+        name = entry.get("unit") if isinstance(entry, dict) else entry
+        if not isinstance(name, str) or not name.endswith(_KINDS) or not is_name(name):
+            continue
+        stem = name.rpartition(".")[0]
+        if stem not in _BEFORE_US:
+            names[f"{stem}.service"] = None
+    return list(names)
+
+
+def is_name(text: str) -> bool:
+    """Whether it is a unit's name, and so neither a path nor two words of a line."""
+    return len(text) <= 255 and all(c.isascii() and (c.isalnum() or c in ":_.\\-@") for c in text)
+
+
+def read(path: str) -> object:
+    """What a YAML file holds; None where there is none, or none that can be read."""
+    try:
+        with open(path, "rb") as file:  # noqa: PTH123
+            data = file.read(_LONGEST + 1)
+        if len(data) > _LONGEST:
+            raise ValueError("it is too long")
+        documents = yaml.load_all(data, _LOADER)
+        return next(documents, None)
+    except FileNotFoundError:
+        return None
+    except Exception as error:  # noqa: BLE001
+        say(f"{path} is left out: {error}")
+        return None
+
+
+def write(folder: str, line: str) -> None:
+    os.makedirs(folder, exist_ok=True)  # noqa: PTH103
+    with open(f"{folder}/{_DROP_IN}", "w") as file:  # noqa: PTH123
+        file.write(f"# Made by migd-generator from clients.yaml.\n[Unit]\n{line}\n")
+
+
+def say(text: str) -> None:
+    """Into the kernel's log, since the journal is not there yet; or to stderr."""
+    line = "".join(c if c.isprintable() else " " for c in f"migd-generator: {text}")
+    try:
+        with open("/dev/kmsg", "w") as kernel:  # noqa: PTH123
+            kernel.write(f"<4>{line[:900]}\n")
+    except OSError:
+        print(line, file=sys.stderr)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
