@@ -81,6 +81,11 @@ class UnitState:
         return self.active_state in _ENDED and self.active
 
     @property
+    def starts_others(self) -> bool:
+        """All that it does is to start another unit when that is asked for."""
+        return self.name.endswith((".socket", ".timer", ".path"))
+
+    @property
     def loaded(self) -> bool:
         """There is such a unit; also one that runs on without the file it was started from."""
         return self.load == "loaded" or self.active_state not in _ENDED

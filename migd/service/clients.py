@@ -68,22 +68,21 @@ class Clients:
     async def loaded(self, found: Sequence[Client], by: Rules) -> dict[str, Unit]:
         """The units that clients.yaml lists and that clients run in, by the name asked for.
 
-        While the host boots, those whose start is queued are as good as inactive: they wait for
-        migd-boot.service, and so for us, and are not to be stopped and started for that.
+        While the host boots, those whose start is queued are as good as inactive, and so are
+        sockets, timers and paths: what these start waits for migd-boot.service, and so for us.
         """
         names = [entry.name for entry in by.listed.units]
         names += [c.holder.unit for c in found if c.holder.unit]
         states = await self.units.states(tuple(dict.fromkeys(names)))
         booting = await self.units.booting()
 
-        def runs(state: UnitState) -> bool:
-            return state.active and not (booting and state.waits)
-
         async def unit(state: UnitState) -> Unit:
-            if not runs(state):
+            if not state.active or (booting and (state.waits or state.starts_others)):
                 return replace(_plain(state), active=False)
-            along = [u for u in await self.units.along(state.name) if runs(u)]
-            return replace(_plain(state), along=tuple(map(_plain, along)))
+            # With those that are queued: their starts would be lost, and are asked for again.
+            return replace(
+                _plain(state), along=tuple(map(_plain, await self.units.along(state.name)))
+            )
 
         return {name: await unit(state) for name, state in states.items() if state.loaded}
 

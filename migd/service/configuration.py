@@ -1,6 +1,7 @@
 """The files in force, and what they and the hardware make of a name."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import TypeVar
 
@@ -42,10 +43,12 @@ class Configuration:
         self._generated: tuple[object, Configs] = ((), generated(()))
         self._since = 0
         self._refused: tuple[str, ...] = ()
+        self._file_refused = ""
         self._not_here = ""
         self.refused_settings: tuple[str, ...] = ()
         self.settings = Settings()
         self.clients = Listed()
+        self._listed = False
         self.reloads = 0
 
     @property
@@ -68,10 +71,12 @@ class Configuration:
         """Raises ConfigRefused with every fault; a file that is refused stays as it was."""
         self.reloads += 1
         refused: list[str] = []
+        self._file_refused = ""
         try:
             self._file = _read(self._path, configs.load)
         except ConfigRefused as error:
             refused += str(error).splitlines()
+            self._file_refused = f". {self._path} is refused, and counts as it was before"
         self.refused_settings = ()
         try:
             found = _read(self._settings_path, settings.load) or Settings()
@@ -86,6 +91,10 @@ class Configuration:
             self.clients = self._read_clients()
         except ConfigRefused as error:
             refused += str(error).splitlines()
+            if not self._listed:
+                self.clients = self._packaged_clients()
+        else:
+            self._listed = True
         self._refused = tuple(refused)
         if refused:
             raise ConfigRefused("\n".join(refused))
@@ -114,6 +123,13 @@ class Configuration:
             raise ConfigRefused("\n".join(refused))
         return clients.combined(found)
 
+    def _packaged_clients(self) -> Listed:
+        """What counts where a file was refused and none was in force before."""
+        with suppress(ConfigRefused):
+            if file := _read(self._packaged_clients_path, clients.load):
+                return file.listed
+        return Listed()
+
     def all(self, gpus: Sequence[Gpu]) -> Configs:
         """Those of the file, and those that these GPUs' boards give."""
         boards = [(g.device_id, g.mode is Mode.UNSUPPORTED, g.profiles) for g in gpus]
@@ -130,7 +146,9 @@ class Configuration:
         known = self.all(gpus).configs
         if name not in known:
             offered = ", ".join(sorted(known)) or "none, and no GPU that has MIG"
-            raise NoSuchConfig(f"there is no configuration {name!r}; there is {offered}")
+            raise NoSuchConfig(
+                f"there is no configuration {name!r}; there is {offered}{self._file_refused}"
+            )
         return known[name]
 
     def targets(

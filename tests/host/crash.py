@@ -112,9 +112,10 @@ def check_clean(host: Host) -> None:
     # A job that has nothing to do with clients can be there for a moment.
     host.wait_for(lambda: not host.systemctl("list-jobs", "--no-legend"), what="jobs are queued")
     assert not host.systemctl("list-units", "--failed", "--no-legend")
-    assert not host.systemctl("list-units", "--all", "--plain", "--no-legend", "migd-*")
+    assert not host.systemctl("list-units", "--all", "--plain", "--no-legend", "migd-[hr]*")
     left = host.run("ls", "/run/migd", "/run/systemd/transient", check=False).stdout.split()
-    assert {n for n in left if not n.startswith(("/run", "session-"))} <= {"worker.lock"}, left
+    left = [n for n in left if not n.startswith(("/run", "session-"))]
+    assert {*left} <= {"worker.lock", names.PUT_BACK_FILE}, left
     assert "journal" not in host.run("ls", names.STATE_DIR).stdout.split()
 
 

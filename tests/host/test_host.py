@@ -69,6 +69,7 @@ def test_reboot_keeps_the_disk_and_what_the_hardware_keeps(
     host.write("/root/note", "kept")
     host.write("/run/note", "lost")
     before = host.boot_id()
+    host.systemctl("mask", "--quiet", "migd-boot.service")
 
     host.reboot()
 
