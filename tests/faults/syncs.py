@@ -33,7 +33,12 @@ class Tracer:
     def end(self) -> str:
         """Let the daemon go on without it; what it has seen."""
         self._process.terminate()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            # Told to end while what it traces is being killed, it can wait for ever.
+            self._process.kill()
+            self._process.wait()
         assert self._process.stderr
         self._process.stderr.close()
         return self.output.read_text()

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 ETC = "/etc/systemd/system"
 STARTS = "/root/starts"
 LOOSE = ("sleep", "86400")
+_STRACE_S = 10.0
 
 CONFIG = """\
 version: v1
@@ -142,6 +143,7 @@ class Syncs:
         self.inner = migd_pid(host)
         self.pid = outer_pid(host, self.inner)
         self.count = 0
+        self._killed = False
         self._output = folder / f"trace-{self.pid}"
         calls = "fdatasync,fsync"
         self._strace = subprocess.Popen(
@@ -168,10 +170,17 @@ class Syncs:
 
     def kill(self) -> None:
         os.kill(self.pid, SIGKILL)
+        self._killed = True
 
     def end(self) -> None:
-        self._strace.terminate()
-        self._strace.wait()
+        # Told to end while what it traces is being killed, it can wait for ever; else it ends then.
+        if not self._killed:
+            self._strace.terminate()
+        try:
+            self._strace.wait(_STRACE_S)
+        except subprocess.TimeoutExpired:
+            self._strace.kill()
+            self._strace.wait()
         assert self._strace.stderr
         self._strace.stderr.close()
         with suppress(ProcessLookupError):
