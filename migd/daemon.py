@@ -15,6 +15,7 @@ from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
 from migd.host import log as journal
 from migd.host.holding import Hold
+from migd.host.logind import Logind
 from migd.host.manager import Manager
 from migd.host.notify import Notifier
 from migd.host.programs import Programs
@@ -73,7 +74,8 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     connection = await connect(None, timeout_s=_CONNECT_S)
     front = Front(connection)
     configuration = Configuration(config_dir, defaults_dir)
-    manager = Manager(RemoteBus(connection))
+    bus = RemoteBus(connection)
+    manager = Manager(bus)
     service = Service(
         NvmlClient(runtime_dir / "worker.lock"),
         Clients(Units(manager, Programs(manager, runtime_dir)), Hold(manager, runtime_dir)),
@@ -81,6 +83,7 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
         StateStore(state_dir / names.STATE_FILE),
         Journal(state_dir / names.JOURNAL_FILE),
         front,
+        Logind(bus),
     )
     follower = Follower(service)
     watch = Watch(configuration.files, follower.changed)

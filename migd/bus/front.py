@@ -146,8 +146,9 @@ class Front:
     async def _apply(self, call: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
         request = options.request(config, given)
         uid = await self._uid_of(call.sender)
+        pid = await self._pid_of(call.sender) if request.allow_reboot else 0
         # A job that is begun must be begun to the end, even if the caller leaves meanwhile.
-        number = await asyncio.shield(self._asked.apply(request, uid))
+        number = await asyncio.shield(self._asked.apply(request, uid, pid))
         return number, names.job_path(number)
 
     async def _stage(self, call: Call, config: str, given: dict[str, Variant]) -> None:
@@ -200,6 +201,16 @@ class Front:
         except BusError as error:
             raise AccessDenied(f"the bus does not say who you are: {error}") from error
         return int(uid)
+
+    async def _pid_of(self, sender: str) -> int:
+        """0 where the bus does not know it."""
+        try:
+            (pid,) = await self._connection.call(
+                BUS, BUS_PATH, BUS, "GetConnectionUnixProcessID", "s", [sender]
+            )
+        except BusError:
+            return 0
+        return int(pid)
 
 
 _NO_METHODS: dict[str, dict[str, Handler]] = {

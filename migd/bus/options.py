@@ -17,6 +17,7 @@ _SIGNATURES = {
     "max-impact": "s",
     "expect": "s",
     "terminate": "b",
+    "allow-reboot": "b",
 }
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")

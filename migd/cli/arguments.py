@@ -121,6 +121,11 @@ def _requesting(to: ArgumentParser) -> None:
         help="stop or end who is in the way and is not listed in clients.yaml; never containers",
     )
     to.add_argument(
+        "--allow-reboot",
+        action="store_true",
+        help="the host may be rebooted where no reset is enough, if migd.yaml allows it as well",
+    )
+    to.add_argument(
         "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
     )
 

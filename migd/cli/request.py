@@ -23,8 +23,9 @@ def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
         chosen["gpus"] = arguments.gpu
     if arguments.mode_only:
         chosen["mode-only"] = True
-    if getattr(arguments, "terminate", False):
-        chosen["terminate"] = True
+    for option in ("terminate", "allow-reboot"):
+        if getattr(arguments, option.replace("-", "_"), False):
+            chosen[option] = True
     for option in ("max-impact", "expect"):
         # stage has neither of them.
         given = getattr(arguments, option.replace("-", "_"), None)

@@ -8,6 +8,7 @@ from typing import TypeVar
 from migd.config.document import document
 from migd.config.faults import Faults, shortened
 from migd.config.fields import Field
+from migd.core.reboot import Reboots
 from migd.core.wanted import Authority
 
 E = TypeVar("E", bound=StrEnum)
@@ -64,8 +65,10 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     "client-grace": TimeLimit(1, 600, built_in=20),
     # How long a boot may wait for the driver and for the put-back, both together.
     "boot": TimeLimit(10, 600, built_in=120),
+    # How long before a reboot it is announced.
+    "reboot-notice": TimeLimit(1, 3600, built_in=60),
 }
-KEYS = ("config", "config-authority", "on-config-change", "boot", "time-limits")
+KEYS = ("config", "config-authority", "on-config-change", "boot", "reboot", "time-limits")
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,7 @@ class Settings:
     authority: Authority = Authority.LAST_CHOICE
     on_change: OnChange = OnChange.REPORT
     boot: Boot = Boot.FAIL_OPEN
+    reboot: Reboots = Reboots.NEVER
     time_limits: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -115,6 +119,7 @@ def _root(root: Field) -> Settings:
         word(members.get("config-authority"), default.authority),
         word(members.get("on-config-change"), default.on_change),
         word(members.get("boot"), default.boot),
+        word(members.get("reboot"), default.reboot),
         _time_limits(members["time-limits"]) if "time-limits" in members else {},
     )
 

@@ -129,9 +129,14 @@ def decide(
     for entry in rules.listed.units:
         found.listed_unit(entry)
     for client in clients:
-        if client.holder.unit not in _STEP_ASIDE:
+        if not steps_aside(client.holder):
             found.client(client, _in_way(plan, client), _watching(plan, client))
     return found.clearing()
+
+
+def steps_aside(holder: Holder) -> bool:
+    """It lets go of a GPU by itself for whatever is done to that."""
+    return holder.unit in _STEP_ASIDE
 
 
 def reached(plan: Plan) -> From | None:

@@ -24,6 +24,7 @@ class Event(StrEnum):
     JOB_ENDED = "74f3c4cbcb4946fb87c14bbf4e6f0619"
     PUT_BACK = "6efa7e3a6c5847a492aafa4030d4066f"
     NOT_PUT_BACK = "40d94e50c6d24b809607c34d683b68fa"
+    REBOOT = "0a7494333deb484db2f60cfbf46046c9"
 
 
 def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:

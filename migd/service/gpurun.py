@@ -43,8 +43,13 @@ class GpuRun:
         # Whether a destroy was asked for of which it is not known what it did.
         self._in_doubt = True
 
-    async def forward(self, plan: GpuPlan) -> tuple[Outcome, Layout | None]:
-        """Do the plan. Returns how it ended, and what is settled now if that is the goal."""
+    async def forward(
+        self, plan: GpuPlan, *, keep_pending: bool = False
+    ) -> tuple[Outcome, Layout | None]:
+        """Do the plan. Returns how it ended, and what is settled now if that is the goal.
+
+        keep_pending: a mode that waits for a reboot is left pending, which ends as FAILED
+        """
         uuid = plan.gpu.uuid
         self._in_doubt = False
         try:
@@ -60,6 +65,9 @@ class GpuRun:
             self._job.entered(uuid, Phase.SETTLE)
             await self._write(Reached(uuid, settled))
         except MigdError as error:
+            if keep_pending and isinstance(error, ResetRequired):
+                left = f"MIG mode {plan.goal.mode} is pending, and nothing is put back before that"
+                return self._outcome(Ending.FAILED, error, left), None
             log.warning("%s: %s; putting back what was there", plan.gpu, error)
             return await self.back(plan.gpu, error), None
         return Outcome(uuid, plan.gpu.index, Ending.DONE), settled

@@ -122,17 +122,24 @@ class Job:
     # -- what it does --------------------------------------------------------------------
 
     async def carry_out(
-        self, plans: Sequence[GpuPlan], nvml: NvmlClient, journal: Journal
+        self,
+        plans: Sequence[GpuPlan],
+        nvml: NvmlClient,
+        journal: Journal,
+        *,
+        keep_pending: bool = False,
     ) -> list[End]:
-        """Take each GPU to its goal, or back. Never raises for what a GPU can do."""
+        """Take each GPU to its goal, or back. Never raises for what a GPU can do.
+
+        keep_pending: a mode that only a reboot puts in force stays as it is then, not in force
+        """
+
+        def forward(plan: GpuPlan) -> Awaitable[End]:
+            run = GpuRun(before[plan.gpu.uuid], nvml, journal, self)
+            return run.forward(plan, keep_pending=keep_pending)
+
         before = {b.gpu: b for b in self.begun.gpus}
-        runs = [
-            self._guarded(
-                before[p.gpu.uuid], GpuRun(before[p.gpu.uuid], nvml, journal, self).forward(p)
-            )
-            for p in plans
-            if p.steps
-        ]
+        runs = [self._guarded(before[p.gpu.uuid], forward(p)) for p in plans if p.steps]
         return await self._all(runs)
 
     def untouched(self, reason: MigdError) -> list[End]:

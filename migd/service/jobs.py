@@ -26,14 +26,26 @@ from migd.core.job import (
 )
 from migd.core.model import Gpu, Layout, renamed
 from migd.core.plan import Plan
+from migd.core.reboot import NOBODY, Asker
 from migd.core.wanted import ITSELF
-from migd.errors import Busy, Canceled, Hung, InUse, MigdError, NoSuchJob, StateUnwritable
+from migd.errors import (
+    Busy,
+    Canceled,
+    Hung,
+    InUse,
+    MigdError,
+    NoSuchJob,
+    RebootOwed,
+    ResetRequired,
+    StateUnwritable,
+)
 from migd.host.log import Event, fields
 from migd.nvml.client import NvmlClient
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
 from migd.service.job import End, Job, begin
 from migd.service.journal import Journal
+from migd.service.reboot import Reboot
 from migd.service.state import GpuState, StateStore
 
 log = logging.getLogger(__name__)
@@ -77,6 +89,7 @@ class Jobs:
         store: StateStore,
         journal: Journal,
         audience: Audience,
+        reboot: Reboot,
     ) -> None:
         self._node = node
         self._nvml = nvml
@@ -84,6 +97,7 @@ class Jobs:
         self._store = store
         self._journal = journal
         self._audience = audience
+        self._reboot = reboot
         self._running: asyncio.Task[PastJob] | None = None
         self._unsaved: dict[str, GpuState] | None = None
         self._stopping = False
@@ -100,7 +114,13 @@ class Jobs:
             )
 
     async def start(
-        self, plan: Plan, choice: Choice, clearing: Clearing, by: Rules, kind: str = "apply"
+        self,
+        plan: Plan,
+        choice: Choice,
+        clearing: Clearing,
+        by: Rules,
+        kind: str = "apply",
+        asker: Asker = NOBODY,
     ) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
 
@@ -116,7 +136,7 @@ class Jobs:
                 self.refuse_if_busy()
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
-            self._launch(job, self._carry_out(job, plan, clearing, by))
+            self._launch(job, self._carry_out(job, plan, clearing, by, asker))
             self._audience.job_new(begun.id, begun.type)
         else:
             self._nothing_to_do(begun)
@@ -191,12 +211,16 @@ class Jobs:
         self._running = asyncio.create_task(work)
         self._audience.changed()
 
-    async def _carry_out(self, job: Job, plan: Plan, clearing: Clearing, by: Rules) -> PastJob:
+    async def _carry_out(
+        self, job: Job, plan: Plan, clearing: Clearing, by: Rules, asker: Asker
+    ) -> PastJob:
         run = ClientRun(self._clients, self._journal, job)
         try:
             await run.clear(clearing, lambda: self._node.clearing(plan, by))
             job.common(None)
-            ends = await job.carry_out(plan.gpus, self._nvml, self._journal)
+            keep = self._reboot.possible(asker)
+            ends = await job.carry_out(plan.gpus, self._nvml, self._journal, keep_pending=keep)
+            ends = await self._reboot_for(job, ends, asker)
             ends = [(await self._naming_holders(outcome), found) for outcome, found in ends]
         except MigdError as error:
             log.warning("no GPU is touched: %s", error)
@@ -207,6 +231,35 @@ class Jobs:
         clients = await run.bring_back()
         result = result_of((o for o, _ in ends), clients, canceled=job.canceled)
         return self._finish(job.begun, ends, result, clients)
+
+    async def _reboot_for(self, job: Job, ends: list[End], asker: Asker) -> list[End]:
+        """Have the host rebooted for GPUs whose mode waits for that, or put them back, too."""
+        owing = {o.gpu: o for o, _ in ends if _waits_for_reboot(o)}
+        if not owing:
+            return ends
+        try:
+            clock = await self._rebooted(job.begun, [*owing], asker)
+        except RebootOwed as reason:
+            befores = [b for b in job.begun.gpus if b.gpu in owing]
+            back = {end[0].gpu: end for end in await self._take_back(job, befores, reason)}
+            return [back.get(end[0].gpu, end) for end in ends]
+        told = f"the host is rebooted for it at {clock}; `shutdown -c` keeps it from that"
+        return [
+            (replace(o, error=RebootOwed.dbus_name, message=f"{o.message}; {told}"), None)
+            if o.gpu in owing
+            else (o, found)
+            for o, found in ends
+        ]
+
+    async def _rebooted(self, begun: Begun, gpus: list[str], asker: Asker) -> str:
+        """Ask for the reboot; when it comes. Raises RebootOwed if it does not."""
+        needed = "only a reboot puts the MIG mode in force, and there is none"
+        if why := await self._reboot.against(begun, gpus, asker, _boot()):
+            raise RebootOwed(f"{needed}: {why}")
+        try:
+            return await self._reboot.ask(begun, gpus, _boot())
+        except MigdError as error:
+            raise RebootOwed(f"{needed}: {error}") from error
 
     async def _naming_holders(self, outcome: Outcome) -> Outcome:
         """With those who have the GPU open, where the driver only says that it is in use."""
@@ -253,17 +306,18 @@ class Jobs:
                 log.error("%s; going on without the hold", error)
             except Exception:
                 log.exception("going on without the hold: defect in migd")
-            ends += await self._take_back(job, left.open)
+            ends += await self._take_back(
+                job, left.open, Canceled("migd ended in the middle of the job")
+            )
         return await run.bring_back()
 
-    async def _take_back(self, job: Job, gpus: Sequence[Before]) -> list[End]:
+    async def _take_back(self, job: Job, gpus: Sequence[Before], reason: MigdError) -> list[End]:
         try:
             there = {g.uuid: g for g in await self._observed()}
         except MigdError as error:
             return [(_lost(b, str(error)), None) for b in gpus]
         missing = [(_lost(b, "it is not there"), None) for b in gpus if b.gpu not in there]
         pairs = [(b, there[b.gpu]) for b in gpus if b.gpu in there]
-        reason = Canceled("migd ended in the middle of the job")
         return missing + await job.take_back(pairs, reason, self._nvml, self._journal)
 
     async def _observed(self) -> Sequence[Gpu]:
@@ -389,6 +443,11 @@ def _message(outcomes: Sequence[Outcome], result: Result) -> str:
     reason = next((f"; GPU {o.index}: {o.message}" for o in outcomes if o.message), "")
     told = "migd ended in the middle; " if result is Result.INTERRUPTED else ""
     return f"{told}GPUs: {', '.join(counts)}{reason}"
+
+
+def _waits_for_reboot(outcome: Outcome) -> bool:
+    """Its mode is pending, and left so."""
+    return outcome.error == ResetRequired.dbus_name and outcome.ending is Ending.FAILED
 
 
 def _lost(before: Before, why: str) -> Outcome:

@@ -19,6 +19,7 @@ class Request:
 
     gpus: only these, by UUID, PCI address or index; expect: the digest of a plan, or ""
     terminate: who is in the way and listed nowhere may be stopped or ended, too
+    allow_reboot: the host may be rebooted, if migd.yaml allows it as well
     """
 
     config: str
@@ -28,6 +29,7 @@ class Request:
     max_impact: Impact = Impact.GPU
     expect: str = ""
     terminate: bool = False
+    allow_reboot: bool = False
 
 
 @dataclass(frozen=True)

@@ -9,20 +9,23 @@ from migd.config.configs import Configs
 from migd.config.devices import find_gpu
 from migd.config.export import exported, rendered
 from migd.config.settings import Settings
-from migd.core.clients import Clearing, Rules, Standing, standing
+from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu, Layout
 from migd.core.plan import Plan, plan
 from migd.core.putback import Return, planned
+from migd.core.reboot import NOBODY, Asker, Reboots
 from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
 from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
+from migd.host.logind import Logind
 from migd.nvml.client import NvmlClient
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
+from migd.service.reboot import Reboot
 from migd.service.request import (
     Blocker,
     Request,
@@ -71,6 +74,7 @@ class Service:
         store: StateStore,
         journal: Journal,
         audience: Audience,
+        logind: Logind,
     ) -> None:
         self._nvml = nvml
         self._clients = clients
@@ -78,7 +82,8 @@ class Service:
         self._store = store
         self._audience = audience
         self._preparing = asyncio.Lock()
-        self.jobs = Jobs(self, nvml, clients, store, journal, audience)
+        self._reboot = Reboot(logind, store, self._strangers)
+        self.jobs = Jobs(self, nvml, clients, store, journal, audience, self._reboot)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -208,8 +213,10 @@ class Service:
 
     # -- doing ---------------------------------------------------------------------------
 
-    async def apply(self, request: Request, uid: int) -> int:
+    async def apply(self, request: Request, uid: int, pid: int = 0) -> int:
         """Start a job that makes the node what is asked for, and return its id.
+
+        pid: a process of whoever asks, where it allows a reboot: its session may be cut off
 
         Raises everything that can be known beforehand; once this returns, the job is under way,
         or over because nothing was left to do.
@@ -219,7 +226,29 @@ class Service:
             planned = await self.plan(request, uid)
             refuse_if_blocked(planned.blockers)
             by = self._rules(request)
-            return await self.jobs.start(planned.plan, planned.choice, planned.clearing, by)
+            asker = await self._asker(request, pid)
+            return await self.jobs.start(
+                planned.plan, planned.choice, planned.clearing, by, asker=asker
+            )
+
+    async def _asker(self, request: Request, pid: int) -> Asker:
+        if not request.allow_reboot:
+            return NOBODY
+        if self.settings.reboot is Reboots.NEVER:
+            raise Overruled(
+                "a reboot is allowed by the call, but not by migd.yaml, which has reboot: never; "
+                "write reboot: when-needed there, or leave allow-reboot out"
+            )
+        return await self._reboot.asker(pid)
+
+    async def _strangers(self) -> list[str]:
+        """Who has a GPU and is not in clients.yaml, so that a reboot would cut them off unasked."""
+        found = await self.clients()
+        return [
+            str(s.client.holder)
+            for s in found
+            if isinstance(s.decision, Blocked) and s.client and not steps_aside(s.client.holder)
+        ]
 
     async def put_back(self) -> tuple[int, Return]:
         """Start a job that gives all GPUs back what they should have; its id, and who gets what.
@@ -236,7 +265,9 @@ class Service:
             made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))
             choice = Choice(label, "", mode_only=False, uid=ITSELF, at=now())
-            number = await self.jobs.start(made, choice, clearing, self._rules(None), "put-back")
+            number = await self.jobs.start(
+                made, choice, clearing, self._rules(None), "put-back", Asker(reboots=True)
+            )
             return number, replace(back, refused=(*back.refused, *trouble, *in_use))
 
     async def _unblocked(
@@ -283,6 +314,8 @@ class Service:
         finally:
             limits = self.settings.time_limits
             self._nvml.set_limits({LIMITS[k]: s for k, s in limits.items() if k in LIMITS})
+            self._reboot.allowed = self.settings.reboot
+            self._reboot.notice_s = self.settings.limits["reboot-notice"]
             self.could_not(())
 
     def could_not(self, errors: Iterable[str]) -> None:

@@ -7,7 +7,8 @@ from pathlib import Path
 
 from migd.core.job import Choice, PastJob
 from migd.core.model import Layout
-from migd.core.values import plain, typed
+from migd.core.reboot import Owed
+from migd.core.values import LATER, plain, typed
 from migd.errors import StateUnwritable
 from migd.host import files
 
@@ -23,10 +24,15 @@ _SIZE_LIMIT = 16 << 20
 
 @dataclass(frozen=True)
 class GpuState:
-    """wanted: who asked for what; settled: the layout last reached, with exact placements."""
+    """wanted: who asked for what; settled: the layout last reached, with exact placements.
+
+    owed: the reboot that was asked for to reach what was wanted; it is not kept when that is
+    reached, or something else is wanted
+    """
 
     wanted: Choice | None = None
     settled: Layout | None = None
+    owed: Owed | None = field(default=None, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

@@ -6,6 +6,7 @@ import pytest
 
 from migd.config.document import MOST_BYTES
 from migd.config.settings import TIME_LIMITS, Boot, OnChange, Settings, load
+from migd.core.reboot import Reboots
 from migd.core.wanted import Authority
 from migd.errors import ConfigRefused
 from migd.nvml.client import Limits
@@ -31,6 +32,7 @@ config: all-1g.10gb
 config-authority: file
 on-config-change: apply
 boot: fail-closed
+reboot: when-needed
 time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0, nvml-idle: 60}
 """
     limits = {
@@ -41,7 +43,7 @@ time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0,
         "nvml-idle": 60,
     }
     assert load(text, "x") == Settings(
-        "all-1g.10gb", Authority.FILE, OnChange.APPLY, Boot.FAIL_CLOSED, limits
+        "all-1g.10gb", Authority.FILE, OnChange.APPLY, Boot.FAIL_CLOSED, Reboots.WHEN_NEEDED, limits
     )
     assert load("config-authority: last-choice", "x").authority is Authority.LAST_CHOICE
     assert load("on-config-change: report", "x").on_change is OnChange.REPORT
@@ -66,6 +68,7 @@ def test_limits_are_those_of_nvml() -> None:
 
 def test_limits_with_a_built_in_value() -> None:
     built_in = {"client-stop": 100, "client-start": 120, "client-grace": 20, "boot": 120}
+    built_in["reboot-notice"] = 60
     assert Settings().limits == built_in
     found = load("time-limits: {client-stop: 7, nvml-read: 3}", "x")
     assert found.limits == {**built_in, "client-stop": 7}

@@ -1,0 +1,98 @@
+"""logind: who is logged in, what keeps a shutdown away, and a reboot at a set time."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from migd.errors import NoSystemd
+from migd.host.bus import Bus, NoAnswer, Refused
+
+_NAME = "org.freedesktop.login1"
+_PATH = "/org/freedesktop/login1"
+_MANAGER = f"{_NAME}.Manager"
+_PROPERTIES = "org.freedesktop.DBus.Properties"
+_LIMIT_S = 20.0
+# Sessions of people; not greeters, lock screens and the managers of users' units.
+_PEOPLE = "user"
+
+
+@dataclass(frozen=True)
+class Inhibitor:
+    """Who keeps a shutdown away, and why; in words."""
+
+    who: str
+    why: str
+    pid: int
+
+
+@dataclass(frozen=True)
+class Session:
+    """A login session; id: as loginctl shows it."""
+
+    id: str
+    user: str
+
+
+class Logind:
+    """Everything raises NoSystemd where logind does not answer, or refuses."""
+
+    def __init__(self, bus: Bus) -> None:
+        self._peer = bus.peer(_NAME)
+
+    async def inhibitors(self) -> tuple[Inhibitor, ...]:
+        """Those that block a shutdown; who only wants to delay one is asked by logind itself."""
+        (rows,) = await self._call("ListInhibitors")
+        return tuple(
+            Inhibitor(who, why, pid)
+            for what, who, why, mode, _, pid in rows
+            if "shutdown" in what.split(":") and mode.startswith("block")
+        )
+
+    async def sessions(self) -> tuple[Session, ...]:
+        """Login sessions of people."""
+        (rows,) = await self._call("ListSessions")
+        found = []
+        for ident, _, user, _, path in rows:
+            try:
+                (kind,) = await self._call(
+                    "Get", "ss", [f"{_NAME}.Session", "Class"], path=path, interface=_PROPERTIES
+                )
+            except NoSystemd:
+                continue  # it has ended meanwhile
+            if kind == _PEOPLE:
+                found.append(Session(ident, user))
+        return tuple(found)
+
+    async def session_of(self, pid: int) -> str:
+        """The session that a process is in; "" for none."""
+        try:
+            (path,) = await self._call("GetSessionByPID", "u", [pid])
+            (ident,) = await self._call(
+                "Get", "ss", [f"{_NAME}.Session", "Id"], path=path, interface=_PROPERTIES
+            )
+        except NoSystemd:
+            return ""
+        return str(ident)
+
+    async def reboot_at(self, when: int, words: str) -> None:
+        """Reboot the host, and tell everyone who is logged in; `shutdown -c` keeps it from that.
+
+        when: microseconds since the epoch; words: for those who are told
+        """
+        await self._call("SetWallMessage", "sb", [words, True])
+        await self._call("ScheduleShutdown", "st", ["reboot", when])
+
+    async def _call(
+        self,
+        member: str,
+        signature: str = "",
+        arguments: list[Any] | None = None,
+        *,
+        path: str = _PATH,
+        interface: str = _MANAGER,
+    ) -> list[Any]:
+        try:
+            return await self._peer.call(
+                path, interface, member, signature, arguments or [], limit_s=_LIMIT_S
+            )
+        except (Refused, NoAnswer) as error:
+            raise NoSystemd(f"logind: {member}: {error}") from error
