@@ -86,7 +86,7 @@ def test_limits_with_a_built_in_value() -> None:
         ("config-authority: yes", "config-authority: must be text, not yes; write last-choice"),
         ("\non-config-change: aply", 'migd.yaml:2:19: on-config-change: "aply" is not known'),
         ("drift: report", "migd.yaml:1:1: drift: is not a key that stands here; the keys are con"),
-        ("reboot: never", "reboot: is not a key that stands here"),
+        ("restart: never", "restart: is not a key that stands here"),
         ("version: v1", "version: is not a key that stands here"),
         ("config: a\nconfig: b", "migd.yaml:2:1: config: stands here and in line 1"),
         ("time-limits: 3", "time-limits: must be a mapping, not 3"),
