@@ -8,7 +8,7 @@ import asyncio
 import contextlib
 import fcntl
 import os
-from collections.abc import AsyncIterator, Coroutine, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
@@ -16,6 +16,7 @@ from typing import TypeVar
 from migd.core.model import Gpu
 from migd.core.steps import Step, sentence
 from migd.errors import Hung, MigdError, NoDriver, Nvml
+from migd.nvml.gate import Gate
 from migd.nvml.process import WorkerGone, WorkerProcess
 from migd.nvml.protocol import Failure, Op, Opened, Performed
 
@@ -32,6 +33,8 @@ _NO_DRIVER = {
 
 
 _CLOSE_LIMIT_S = 2.0
+# How long a worker may take to end before a reset: twice what WorkerProcess.end waits, and more.
+_LET_GO_LIMIT_S = 10.0
 
 
 @dataclass(frozen=True)
@@ -73,6 +76,7 @@ class NvmlClient:
         self._lock = _Lock(lock)
         self._worker: WorkerProcess | None = None
         self._starting = asyncio.Lock()
+        self._gate = Gate()
         self._users = 0
         self._idle: asyncio.TimerHandle | None = None
         self._background: set[asyncio.Task[None]] = set()
@@ -86,6 +90,10 @@ class NvmlClient:
 
     async def observe(self) -> Observation:
         """Look at every GPU, side by side. Raises NoDriver, Nvml; Hung if NVML as a whole is."""
+        async with self._gate.inside():
+            return await self._observe()
+
+    async def _observe(self) -> Observation:
         async with self._session():
             opened = await self._request(Opened, Op.OPEN, self._limits.open_s)
             results = await asyncio.gather(
@@ -110,21 +118,61 @@ class NvmlClient:
 
     async def snapshot(self, gpu: Gpu) -> Gpu:
         """Look at one GPU again. Raises NoDriver, Nvml, Hung."""
-        now = await self._snapshot(gpu.index)
+        async with self._gate.inside():
+            now = await self._snapshot(gpu.index)
         if now.uuid != gpu.uuid:
             raise NoDriver(f"{gpu} is gone: at index {gpu.index} there is {now}")
         return now
 
     async def perform(self, gpu: Gpu, step: Step) -> Performed:
         """Do one step. Raises NoDriver, Nvml, Hung."""
-        limit_s = self._limits.perform_s
-        return await self._request(Performed, Op.PERFORM, limit_s, gpu.index, gpu, step)
+        async with self._gate.inside():
+            limit_s = self._limits.perform_s
+            return await self._request(Performed, Op.PERFORM, limit_s, gpu.index, gpu, step)
+
+    @contextlib.asynccontextmanager
+    async def closed(self) -> AsyncIterator[Callable[[], Awaitable[Observation]]]:
+        """No NVML session of ours for as long as the block lasts; other requests wait until then.
+
+        The value looks at every GPU, as observe() does, and lets go of them again.
+        Raises Hung, also from the value, where a worker does not let go.
+        """
+
+        async def look() -> Observation:
+            try:
+                return await self._observe()
+            finally:
+                await self._let_go()
+
+        limit_s = self._limits.open_s + self._limits.snapshot_s + self._limits.perform_s
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                await stack.enter_async_context(self._gate.closed(limit_s))
+            except TimeoutError:
+                raise Hung(
+                    f"NVML did not become idle within {limit_s:g} s; nothing was reset"
+                ) from None
+            await self._let_go()
+            yield look
+
+    async def _let_go(self) -> None:
+        """Raises Hung if there is still a session of ours."""
+        await self.end_session()
+        if self._background:
+            # Workers that others are ending, and those that were given up but had only to finish.
+            await asyncio.wait(self._background, timeout=_LET_GO_LIMIT_S)
+        if self._buried:
+            pids = ", ".join(str(w.pid) for w in self._buried)
+            raise Hung(
+                f"NVML worker {pids} hangs in the driver and cannot be ended, and no GPU is reset "
+                "as long as it is there. See the kernel log for Xid messages"
+            )
 
     async def end_session(self) -> None:
         """End the worker now: before a reset, and when the daemon stops."""
         worker, self._worker = self._worker, None
-        if worker:
-            await worker.end()
+        if worker and not await worker.end():
+            self._spawn(self._bury(worker, None))
 
     async def close(self) -> None:
         if self._idle:

@@ -1,6 +1,14 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The simulator's one error: a sentence for the person who called it."""
+"""The simulator's errors: sentences for the person who called it."""
 
 
 class SimulatorError(Exception):
+    pass
+
+
+class InUse(SimulatorError):
+    pass
+
+
+class ResetNotSupported(SimulatorError):
     pass

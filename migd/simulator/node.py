@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from migd.simulator import environment
-from migd.simulator.errors import SimulatorError
+from migd.simulator.errors import InUse, ResetNotSupported, SimulatorError
 
 LIBRARY = Path("lib/libnvidia-ml.so.1")
 
@@ -83,6 +83,8 @@ _REFUSALS = {
     8: "the tables of {node} are full",
     9: "the library refuses the description of {node}",
 }
+
+_KINDS = {4: InUse, 5: ResetNotSupported}
 
 _ON = 0xFFFFFFFF
 _FUNCTIONS: Mapping[str, tuple[Any, Sequence[Any]]] = {
@@ -220,7 +222,7 @@ class Node:
     def _check(self, code: int, *, gpu: int = -1, gi: int = -1, pids: bytes = b"") -> None:
         if code != 0:
             text = _REFUSALS.get(code, f"refused with {code}")
-            raise SimulatorError(
+            raise _KINDS.get(code, SimulatorError)(
                 text.format(gpu=gpu, gi=gi, pids=pids.decode() or "nobody", node=self.path)
             )
 

@@ -5,7 +5,7 @@ import argparse
 import os
 from typing import Any
 
-from migd.simulator.errors import SimulatorError
+from migd.simulator.errors import InUse, ResetNotSupported, SimulatorError
 from migd.simulator.node import Node
 
 
@@ -36,19 +36,53 @@ def _list(shown: dict[str, Any]) -> None:
             print(f"  MIG {inner['profile']:<15} {device}: (UUID: {inner['uuid']})")
 
 
-def _reset(node: Node, gpus: list[dict[str, Any]]) -> int:
-    failed = 0
+_IN_USE = """\
+{count} currently being used by one or more other processes (e.g., Fabric Manager, CUDA \
+application, graphics application such as an X server, or a monitoring application such as another \
+instance of nvidia-smi). Please first kill all processes using {them} and all compute applications \
+running in the system."""
+
+
+def _peers(shown: dict[str, Any], gpus: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The GPUs that must be reset along with these: those whose surprise has the same number."""
+    key = "reset-needs-peers"
+    linked = {gpu["surprises"][key] for gpu in gpus if key in gpu["surprises"]}
+    return [g for g in shown["gpus"] if g["surprises"].get(key) in linked and g not in gpus]
+
+
+def _reset(node: Node, shown: dict[str, Any], gpus: list[dict[str, Any]]) -> int:
+    """What is printed and the exit codes: NVIDIA/mig-parted issue 181 and NVIDIA/NVSentinel issue
+    1690 for GPUs in use, the MIG User Guide and NVIDIA/gpu-operator issue 1606 for machines that
+    allow no reset. The manual says that missing peers are named, but not in which words.
+    """
+    if peers := _peers(shown, gpus):
+        named = ", ".join(str(gpu["pci"]) for gpu in peers)
+        print(f"GPUs with NVLink connections must be reset in the same command. Missing: {named}")
+        return 255
+    held = []
     for gpu in gpus:
         try:
             node.reset(int(gpu["index"]))
-        except SimulatorError as error:
-            failed += 1
-            print(f"GPU Reset couldn't run on GPU {gpu['pci']}: {error}")
+        except ResetNotSupported:
+            print(f"Resetting GPU {gpu['pci']} is not supported.")
+            return 3
+        except InUse:
+            held.append(gpu)
         else:
             print(f"GPU {gpu['pci']} was successfully reset.")
-    if failed == 0:
-        print("All done.")
-    return 1 if failed else 0
+    if held:
+        print("\nThe following GPUs could not be reset:")
+        print("".join(f"  GPU {gpu['pci']}: In use by another client\n" for gpu in held))
+        one = len(held) == 1
+        count = f"{len(held)} device{' is' if one else 's are'}"
+        print(
+            _IN_USE.format(
+                count=count, them=f"{'this' if one else 'these'} device{'s' * (not one)}"
+            )
+        )
+        return 255
+    print("All done.")
+    return 0
 
 
 def main(path: str, arguments: list[str]) -> int:
@@ -67,7 +101,7 @@ def main(path: str, arguments: list[str]) -> int:
         if options.gpu_reset and os.geteuid() not in {0, (node.path / "state").stat().st_uid}:
             raise SimulatorError("Unable to reset GPUs: Insufficient Permissions")
         if options.gpu_reset:
-            return _reset(node, _chosen(shown, options.id))
+            return _reset(node, shown, _chosen(shown, options.id))
         _list(shown)
     except SimulatorError as error:
         print(error)

@@ -81,6 +81,26 @@ def test_any_other_session_blocks_an_ampere_reset(a100: Node, nvml: Any) -> None
     assert modes(a100) == ("enabled", "enabled")
 
 
+@pytest.mark.parametrize(
+    ("switch", "status"),
+    [("no-own-reset", IN_USE), ("reset-needs-peers", 16), ("drm-holds", IN_USE)],
+)
+def test_the_driver_does_not_reset_by_itself(
+    switch: str, status: int, a100: Node, nvml: Any
+) -> None:
+    api = nvml(a100)
+    a100.surprise(switch)
+    assert api.nvmlDeviceSetMigMode(gpu(), 1) == status
+    assert modes(a100) == ("disabled", "enabled")
+    api.nvmlShutdown()
+    if switch == "drm-holds":
+        with pytest.raises(SimulatorError, match="in use by nobody"):
+            a100.reset(0)
+        a100.surprise(switch, False)
+    a100.reset(0)
+    assert modes(a100) == ("enabled", "enabled")
+
+
 def test_setting_the_current_mode_back_clears_the_pending_one(a100: Node, nvml: Any) -> None:
     api = nvml(a100)
     with a100.hold(0):

@@ -72,12 +72,32 @@ def test_nvidia_smi_resets(name: str, h100: Node, nvml: Any) -> None:
     create(enabled(), 9)
     create(enabled(1), 9)
     refused = h100.run("nvidia-smi", "-r", "-i", name, check=False)
-    assert refused.returncode != 0
-    assert str(os.getpid()) in refused.stdout
+    assert refused.returncode == 255
+    assert "  GPU 00000000:1B:00.0: In use by another client" in refused.stdout
     api.nvmlShutdown()
     done = h100.run("nvidia-smi", "--gpu-reset", "-i", name)
     assert "GPU 00000000:1B:00.0 was successfully reset." in done.stdout
     assert [len(h100.layout(index)) for index in (0, 1)] == [0, 1]
+
+
+def test_nvidia_smi_resets_nothing_where_drm_holds(h100: Node) -> None:
+    h100.surprise("drm-holds")
+    done = h100.run("nvidia-smi", "-r", check=False)
+    assert done.returncode == 255
+    assert "2 devices are currently being used" in done.stdout
+
+
+def test_nvidia_smi_wants_peers(tmp_path: Path) -> None:
+    node = Node.new(tmp_path / "node", ("a100-40gb", 4))
+    for index in range(3):
+        node.surprise("reset-needs-peers", 7, gpu=index)
+    addresses = [gpu["pci"] for gpu in node.gpus()]
+    done = node.run("nvidia-smi", "-r", "-i", "1", check=False)
+    assert done.returncode == 255
+    assert f"{addresses[0]}, {addresses[2]}\n" in done.stdout
+    assert addresses[3] not in done.stdout
+    assert node.run("nvidia-smi", "-r", "-i", "3").returncode == 0
+    assert node.run("nvidia-smi", "-r", "-i", "1,0,2").stdout.count("successfully") == 3
 
 
 def test_nvidia_smi_without_a_driver(h100: Node) -> None:

@@ -54,7 +54,7 @@ EXPORT int sim_reset(struct node *node, int gpu, char *pids, size_t length) {
     else if (state->gpus[gpu].surprises[PASSTHROUGH] ||
              state->gpus[gpu].surprises[PASSTHROUGH_ASKS_RESET])
         result = SIM_RESET_NOT_SUPPORTED;
-    else if (in_the_way(node, gpu, pids, length))
+    else if (in_the_way(node, gpu, pids, length) || state->gpus[gpu].surprises[DRM_HOLDS])
         result = SIM_IN_USE;
     else {
         uint pending = pending_of(state->gpus[gpu].word);
@@ -202,6 +202,9 @@ static const char *const surprise_names[SURPRISES] = {
     [STALE_MIG_HANDLES] = "stale-mig-handles",
     [GI_BUSY_AFTER_CI_DESTROY] = "gi-busy-after-ci-destroy",
     [SYS_ADMIN_NEEDED] = "sys-admin-needed",
+    [NO_OWN_RESET] = "no-own-reset",
+    [RESET_NEEDS_PEERS] = "reset-needs-peers",
+    [DRM_HOLDS] = "drm-holds",
 };
 
 EXPORT const char *sim_surprise_name(int index) {

@@ -27,6 +27,12 @@ static nvmlReturn_t switch_with_reset(struct call *call, struct gpu *gpu, uint m
         *status = NVML_ERROR_RESET_REQUIRED;
     else if (gpu->surprises[PASSTHROUGH])
         *status = NVML_ERROR_NOT_SUPPORTED;
+    else if (gpu->surprises[RESET_NEEDS_PEERS])
+        *status = NVML_ERROR_RESET_REQUIRED;
+    // "In use by another client" with nobody there (NVIDIA/gpu-operator issue 1845), or because of
+    // nvidia_drm (NVIDIA/mig-parted issue 181).
+    else if (gpu->surprises[NO_OWN_RESET] || gpu->surprises[DRM_HOLDS])
+        return NVML_SUCCESS;
     else if (!has_other_session(call->node, own_session()) &&
              !is_held(call->node, (int)index, -1)) {
         *status = NVML_SUCCESS;
