@@ -19,6 +19,7 @@ from migd.host.logind import Logind
 from migd.host.manager import Manager
 from migd.host.notify import Notifier
 from migd.host.programs import Programs
+from migd.host.reset import Smi
 from migd.host.units import Units
 from migd.host.watch import Watch
 from migd.nvml.client import NvmlClient
@@ -76,14 +77,16 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     configuration = Configuration(config_dir, defaults_dir)
     bus = RemoteBus(connection)
     manager = Manager(bus)
+    programs = Programs(manager, runtime_dir)
     service = Service(
         NvmlClient(runtime_dir / "worker.lock"),
-        Clients(Units(manager, Programs(manager, runtime_dir)), Hold(manager, runtime_dir)),
+        Clients(Units(manager, programs), Hold(manager, runtime_dir)),
         configuration,
         StateStore(state_dir / names.STATE_FILE),
         Journal(state_dir / names.JOURNAL_FILE),
         front,
         Logind(bus),
+        Smi(programs),
     )
     follower = Follower(service)
     watch = Watch(configuration.files, follower.changed)

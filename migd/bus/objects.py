@@ -194,7 +194,8 @@ def _not_returning(clearing: Clearing) -> list[dict[str, Variant]]:
 def _blocker(blocker: Blocker) -> dict[str, Variant]:
     told = {"message": Variant("s", str(blocker.error))}
     if blocker.client is None:
-        kind = "impact" if isinstance(blocker.error, ImpactExceeded) else "unit"
+        kind = "module" if blocker.module else "unit"
+        kind = "impact" if isinstance(blocker.error, ImpactExceeded) else kind
         return {"kind": Variant("s", kind), **told}
     told |= _holder(blocker.client.holder) | (_of(blocker.use) if blocker.use else {})
     return {"kind": Variant("s", "process"), **told}

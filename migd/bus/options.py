@@ -18,6 +18,7 @@ _SIGNATURES = {
     "expect": "s",
     "terminate": "b",
     "allow-reboot": "b",
+    "reset-peers": "b",
 }
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")

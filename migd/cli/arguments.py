@@ -126,6 +126,11 @@ def _requesting(to: ArgumentParser) -> None:
         help="the host may be rebooted where no reset is enough, if migd.yaml allows it as well",
     )
     to.add_argument(
+        "--reset-peers",
+        action="store_true",
+        help="also reset GPUs that the driver resets only together with one that must be",
+    )
+    to.add_argument(
         "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
     )
 

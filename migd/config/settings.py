@@ -63,6 +63,8 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     "client-stop": TimeLimit(1, 3600, built_in=100),
     "client-start": TimeLimit(1, 3600, built_in=120),
     "client-grace": TimeLimit(1, 600, built_in=20),
+    # How long nvidia-smi may take to reset one GPU.
+    "gpu-reset": TimeLimit(10, 600, built_in=60),
     # How long a boot may wait for the driver and for the put-back, both together.
     "boot": TimeLimit(10, 600, built_in=120),
     # How long before a reboot it is announced.

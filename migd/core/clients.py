@@ -66,12 +66,15 @@ class Blocked:
     """Why the plan cannot be carried out; the client and what it has, where it is one's fault.
 
     message: the whole of it for people: where, who, and what to do; advice: only what to do
+    module: of the kernel, where it is one's fault; gpus: UUIDs of those that it hinders
     """
 
     message: str
     advice: str
     client: Client | None = None
     use: Use | None = None
+    module: str = ""
+    gpus: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

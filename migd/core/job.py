@@ -169,6 +169,7 @@ class Begun:
     """First record: the job, on which boot, and what it starts from.
 
     gpus: those that it changes; unchanged: those that have what is asked for already
+    reset_peers: whether GPUs may be reset along that the driver resets only together
     """
 
     id: int
@@ -178,6 +179,7 @@ class Begun:
     boot: str
     gpus: tuple[Before, ...]
     unchanged: tuple[Before, ...]
+    reset_peers: bool = field(default=False, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

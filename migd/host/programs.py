@@ -12,13 +12,15 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from migd.errors import NoSystemd
+from migd.errors import Hung, NoSystemd
 from migd.host.bus import Refused
 from migd.host.manager import Manager
 
 # How long a program may take to end after SIGTERM, and what systemd needs beside.
 _STOP_S = 5.0
 _MARGIN_S = 5.0
+_PREFIX = "migd-run-"
+_PAUSE_S = 0.25
 _EXITED = 1  # CLD_EXITED of siginfo_t
 
 Setting = tuple[str, tuple[str, object]]
@@ -62,7 +64,7 @@ class Programs:
         output_limit: bytes; a program that writes more gets SIGXFSZ
         Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
         """
-        name = f"migd-run-{os.getpid()}-{next(self._numbers)}.service"
+        name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
         output = self._folder / f"{name}.out"
         settings = [
             *common(f"migd: {arguments[0]}", arguments),
@@ -89,6 +91,28 @@ class Programs:
             raise NoSystemd(f"systemd does not run {arguments[0]}: {error.message}") from error
         finally:
             output.unlink(missing_ok=True)
+
+    async def settled(self, limit_s: float) -> None:
+        """Wait until no program runs that an earlier daemon began, and remove what they wrote.
+
+        For before the first one is run. Raises Hung after limit_s seconds, and NoSystemd.
+        """
+        end = asyncio.get_running_loop().time() + limit_s
+        while running := await self._running():
+            if asyncio.get_running_loop().time() > end:
+                raise Hung(f"{', '.join(running)}, which an earlier migd began, still runs")
+            await asyncio.sleep(_PAUSE_S)
+        for left in self._folder.glob(f"{_PREFIX}*.out"):
+            left.unlink(missing_ok=True)
+
+    async def _running(self) -> list[str]:
+        states = ["active", "activating", "deactivating", "reloading"]
+        arguments = (states, [f"{_PREFIX}*.service"])
+        try:
+            (rows,) = await self._manager.call("ListUnitsByPatterns", "asas", arguments)
+        except Refused as error:
+            raise NoSystemd(f"systemd does not list its units: {error.message}") from error
+        return [row[0] for row in rows]
 
     async def _result(self, name: str, output: Path, limit: int) -> Finished:
         (path,) = await self._manager.call("GetUnit", "s", [name])

@@ -11,8 +11,10 @@ from migd.core.holders import Client, Found, clients
 from migd.core.listed import Listed
 from migd.core.model import Gpu
 from migd.core.plan import Plan
+from migd.core.reset import blocked_by_drm
 from migd.errors import Hung
 from migd.host.holding import Hold
+from migd.host.reset import drm
 from migd.host.scan import scan
 from migd.host.threads import in_thread
 from migd.host.units import Units, UnitState
@@ -91,7 +93,9 @@ class Clients:
         if not any(g.steps for g in plan.gpus):
             return Clearing()
         found = await self.look(gpus)
-        return decide(plan, found, await self.loaded(found, by), by)
+        clearing = decide(plan, found, await self.loaded(found, by), by)
+        blocked = blocked_by_drm(plan, drm())
+        return replace(clearing, blocked=(*clearing.blocked, *blocked))
 
 
 def _plain(state: UnitState) -> Unit:

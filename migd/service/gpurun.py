@@ -5,17 +5,28 @@ import logging
 from typing import Protocol
 
 from migd.core.job import Before, Ending, Outcome, Phase, Reached, Record, Returned, Stepping
-from migd.core.model import Gpu, Layout, Mode, Target, layout
+from migd.core.model import Gpu, Impact, Layout, Mode, Target, layout
 from migd.core.plan import GpuPlan, plan_gpu
 from migd.core.steps import DestroyCompute, DestroyInstance, SetMode, Step, sentence
-from migd.errors import Canceled, InUse, MigdError, Nvml, ResetRequired, StateUnwritable
+from migd.errors import (
+    Canceled,
+    InUse,
+    MigdError,
+    NoSystemd,
+    NotSupported,
+    Nvml,
+    ResetRequired,
+    StateUnwritable,
+)
 from migd.nvml.client import NvmlClient
 from migd.nvml.protocol import Performed
 from migd.service.journal import Journal
+from migd.service.resets import CALL, Resets
 
 log = logging.getLogger(__name__)
 
 _IN_USE, _NOT_SUPPORTED, _RESET_REQUIRED = 19, 3, 16
+_SET_MODE = "nvmlDeviceSetMigMode"
 
 # Seconds before each look on the way back, where something may be seen that is destroyed already.
 _LOOKS = (0.0, 0.1, 0.2, 0.4)
@@ -35,11 +46,21 @@ class Progress(Protocol):
 class GpuRun:
     """Takes one GPU to the goal of its plan, or back to the layout it had."""
 
-    def __init__(self, before: Before, nvml: NvmlClient, journal: Journal, job: Progress) -> None:
+    def __init__(
+        self,
+        before: Before,
+        nvml: NvmlClient,
+        journal: Journal,
+        job: Progress,
+        resets: Resets,
+    ) -> None:
         self._before = before
         self._nvml = nvml
         self._journal = journal
         self._job = job
+        self._resets = resets
+        # Whether clients were cleared away for a reset.
+        self._may_reset = False
         # Whether a destroy was asked for of which it is not known what it did.
         self._in_doubt = True
 
@@ -52,6 +73,7 @@ class GpuRun:
         """
         uuid = plan.gpu.uuid
         self._in_doubt = False
+        self._may_reset = plan.impact.rank >= Impact.RESET.rank
         try:
             for step in plan.steps:
                 self._stop_if_canceled()
@@ -65,11 +87,12 @@ class GpuRun:
             self._job.entered(uuid, Phase.SETTLE)
             await self._write(Reached(uuid, settled))
         except MigdError as error:
-            if keep_pending and isinstance(error, ResetRequired):
-                left = f"MIG mode {plan.goal.mode} is pending, and nothing is put back before that"
-                return self._outcome(Ending.FAILED, error, left), None
+            if keep_pending and (kept := await self._kept_pending(plan, error)):
+                return kept, None
             log.warning("%s: %s; putting back what was there", plan.gpu, error)
             return await self.back(plan.gpu, error), None
+        finally:
+            self._resets.asked(uuid)
         return Outcome(uuid, plan.gpu.index, Ending.DONE), settled
 
     async def back(self, gpu: Gpu, reason: MigdError) -> Outcome:
@@ -86,6 +109,21 @@ class GpuRun:
         except StateUnwritable as error:
             log.error("%s: %s, ignoring", gpu, error)
         return outcome
+
+    async def _kept_pending(self, plan: GpuPlan, reason: MigdError) -> Outcome | None:
+        """The end of a GPU whose new mode is pending, for a reboot; None if it goes back."""
+        if not isinstance(reason, ResetRequired):
+            return None
+        try:
+            now = await self._nvml.snapshot(plan.gpu)
+        except MigdError:
+            return None
+        self._job.seen(now)
+        if now.pending != plan.goal.mode or now.pending == now.mode:
+            return None
+        log.warning("%s: %s; MIG mode %s stays pending", now, reason, now.pending)
+        left = f"MIG mode {now.pending} is pending, and nothing is put back before that"
+        return self._outcome(Ending.FAILED, reason, left)
 
     async def _put_back(self, gpu: Gpu) -> None:
         goal = self._before.layout.target()
@@ -119,12 +157,7 @@ class GpuRun:
 
     async def _do(self, gpu: Gpu, step: Step, *, going_back: bool = False) -> None:
         does = sentence(step, gpu)
-        try:
-            await self._write(Stepping(gpu.uuid, does))
-        except StateUnwritable:
-            # The way back is in the first record already; better undone than written down.
-            if not going_back:
-                raise
+        await self._note(gpu, does, going_back=going_back)
         self._job.waits(gpu.uuid, does)
         self._in_doubt |= isinstance(step, DestroyInstance | DestroyCompute)
         performed = await self._nvml.perform(gpu, step)
@@ -132,7 +165,44 @@ class GpuRun:
         self._in_doubt &= going_back
         self._job.waits(gpu.uuid, "")
         if isinstance(step, SetMode):
-            _check_mode(gpu, step.mode, performed)
+            self._resets.asked(gpu.uuid)
+            await self._put_in_force(gpu, step, performed, going_back=going_back)
+
+    async def _put_in_force(
+        self, gpu: Gpu, step: SetMode, performed: Performed, *, going_back: bool
+    ) -> None:
+        """Have the GPU reset if the driver did not do it by itself.
+
+        NVML's SUCCESS alone does not mean that it did (nvml.h, NVIDIA/gpu-operator issue 118).
+        """
+        if performed.mode == performed.pending == step.mode:
+            return
+        # What is pending and cannot be withdrawn: once it is in force, it can be switched back.
+        stuck = going_back and self._may_reset and performed.pending != performed.mode
+        if not stuck and not (step.reset and performed.pending == step.mode):
+            raise _refusal(gpu, step.mode, performed)
+        await self._note(gpu, f"reset GPU {gpu.index} with nvidia-smi", going_back=going_back)
+        self._job.waits(gpu.uuid, f"a reset of GPU {gpu.index}")
+        try:
+            await self._resets.reset(gpu)
+        except (NoSystemd, NotSupported) as error:
+            raise _refusal(gpu, step.mode, performed, f"{error}") from error
+        finally:
+            self._job.waits(gpu.uuid, "")
+        # Nothing of before holds: a reset can change even the minor.
+        now = await self._nvml.snapshot(gpu)
+        self._job.seen(now)
+        if not now.mode == now.pending == step.mode:
+            found = Performed(mode=now.mode, pending=now.pending)
+            raise _no_effect(gpu, f"{CALL} succeeded", CALL, found)
+
+    async def _note(self, gpu: Gpu, does: str, *, going_back: bool) -> None:
+        try:
+            await self._write(Stepping(gpu.uuid, does))
+        except StateUnwritable:
+            # The way back is in the first record already; better undone than written down.
+            if not going_back:
+                raise
 
     async def _verified(self, gpu: Gpu, goal: Target) -> Gpu:
         """The GPU as it is now. Raises Nvml where that differs from the goal."""
@@ -171,25 +241,24 @@ class GpuRun:
         )
 
 
-def _check_mode(gpu: Gpu, wanted: Mode, performed: Performed) -> None:
-    """NVML's SUCCESS alone does not mean that the mode is in force (nvml.h, gpu-operator#118)."""
-    if performed.mode == performed.pending == wanted:
-        return
+def _refusal(gpu: Gpu, wanted: Mode, performed: Performed, also: str = "") -> MigdError:
+    """Why a mode is not in force, by what the driver says; also: why nvidia-smi did not help."""
+    also = also and f". nvidia-smi could not be run to reset it: {also}"
     if performed.activation == _IN_USE:
-        raise InUse(
+        return InUse(
             f"{gpu}: the MIG mode was not switched: held, reset needed. Another process uses the "
-            "driver, perhaps one that NVML does not list; end it and apply again"
+            f"driver, perhaps one that NVML does not list; end it and apply again{also}"
         )
     if performed.activation in (_RESET_REQUIRED, _NOT_SUPPORTED):
-        raise ResetRequired(
+        return ResetRequired(
             f"{gpu}: the MIG mode switches to {wanted} only with a reset that this host does not "
             f"allow (a virtual machine, perhaps): set it with `nvidia-smi -i {gpu.index} -mig "
-            f"{int(wanted is Mode.ENABLED)}`, reboot the machine, and apply again"
+            f"{int(wanted is Mode.ENABLED)}`, reboot the machine, and apply again{also}"
         )
-    raise Nvml(
-        f"{gpu}: nvmlDeviceSetMigMode returned SUCCESS, but the mode is {performed.mode}, "
-        f"pending {performed.pending}",
-        call="nvmlDeviceSetMigMode",
-        code=performed.activation,
-        name="NO_EFFECT",
-    )
+    did = f"{_SET_MODE} returned SUCCESS"
+    return _no_effect(gpu, did, _SET_MODE, performed)
+
+
+def _no_effect(gpu: Gpu, did: str, call: str, found: Performed) -> Nvml:
+    text = f"{gpu}: {did}, but the mode is {found.mode}, pending {found.pending}"
+    return Nvml(text, call=call, code=found.activation, name="NO_EFFECT")

@@ -11,6 +11,7 @@ from migd.errors import MigdError, NotCancelable
 from migd.nvml.client import NvmlClient
 from migd.service.gpurun import GpuRun
 from migd.service.journal import Journal
+from migd.service.resets import Resets
 
 log = logging.getLogger(__name__)
 
@@ -18,7 +19,9 @@ log = logging.getLogger(__name__)
 End = tuple[Outcome, Layout | None]
 
 
-def begin(number: int, kind: str, plan: Plan, choice: Choice, boot: str) -> Begun:
+def begin(
+    number: int, kind: str, plan: Plan, choice: Choice, boot: str, *, reset_peers: bool
+) -> Begun:
     """The first record of a job that carries out `plan`."""
 
     def before(gpu: Gpu) -> Before:
@@ -32,6 +35,7 @@ def begin(number: int, kind: str, plan: Plan, choice: Choice, boot: str) -> Begu
         boot,
         tuple(before(g.gpu) for g in plan.gpus if g.steps),
         tuple(before(g.gpu) for g in plan.gpus if not g.steps),
+        reset_peers,
     )
 
 
@@ -126,6 +130,7 @@ class Job:
         plans: Sequence[GpuPlan],
         nvml: NvmlClient,
         journal: Journal,
+        resets: Resets,
         *,
         keep_pending: bool = False,
     ) -> list[End]:
@@ -135,7 +140,7 @@ class Job:
         """
 
         def forward(plan: GpuPlan) -> Awaitable[End]:
-            run = GpuRun(before[plan.gpu.uuid], nvml, journal, self)
+            run = GpuRun(before[plan.gpu.uuid], nvml, journal, self, resets)
             return run.forward(plan, keep_pending=keep_pending)
 
         before = {b.gpu: b for b in self.begun.gpus}
@@ -161,13 +166,13 @@ class Job:
 
     async def take_back(
         self, gpus: Sequence[tuple[Before, Gpu]], reason: MigdError, nvml: NvmlClient,
-        journal: Journal,
+        journal: Journal, resets: Resets,
     ) -> list[End]:  # fmt: skip
         """Put each GPU back to the layout it had, for a job that was cut short."""
 
         async def back(before: Before, gpu: Gpu) -> End:
             self.entered(gpu.uuid, Phase.CHANGE)
-            return await GpuRun(before, nvml, journal, self).back(gpu, reason), None
+            return await GpuRun(before, nvml, journal, self, resets).back(gpu, reason), None
 
         return await self._all([self._guarded(b, back(b, g)) for b, g in gpus])
 

@@ -24,8 +24,8 @@ from migd.core.job import (
     result_of,
     unfinished,
 )
-from migd.core.model import Gpu, Layout, renamed
-from migd.core.plan import Plan
+from migd.core.model import Gpu, Impact, Layout, renamed
+from migd.core.plan import GpuPlan, Plan
 from migd.core.reboot import NOBODY, Asker
 from migd.core.wanted import ITSELF
 from migd.errors import (
@@ -35,17 +35,20 @@ from migd.errors import (
     InUse,
     MigdError,
     NoSuchJob,
+    NoSystemd,
     RebootOwed,
     ResetRequired,
     StateUnwritable,
 )
 from migd.host.log import Event, fields
+from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
 from migd.service.job import End, Job, begin
 from migd.service.journal import Journal
 from migd.service.reboot import Reboot
+from migd.service.resets import Resets
 from migd.service.state import GpuState, StateStore
 
 log = logging.getLogger(__name__)
@@ -90,7 +93,9 @@ class Jobs:
         journal: Journal,
         audience: Audience,
         reboot: Reboot,
+        smi: Smi,
     ) -> None:
+        self._smi = smi
         self._node = node
         self._nvml = nvml
         self._clients = clients
@@ -121,14 +126,17 @@ class Jobs:
         by: Rules,
         kind: str = "apply",
         asker: Asker = NOBODY,
+        *,
+        reset_peers: bool = False,
     ) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
 
         clearing: what is done to clients before; by: the rules it was decided by
         kind: the type of the job, apply or put-back
+        reset_peers: GPUs may be reset along that the driver resets only together
         """
         self._save()
-        begun = begin(self._store.next_id(), kind, plan, choice, _boot())
+        begun = begin(self._store.next_id(), kind, plan, choice, _boot(), reset_peers=reset_peers)
         if begun.gpus:
             await self._journal.begin(begun)
             if self._stopping:
@@ -219,7 +227,10 @@ class Jobs:
             await run.clear(clearing, lambda: self._node.clearing(plan, by))
             job.common(None)
             keep = self._reboot.possible(asker)
-            ends = await job.carry_out(plan.gpus, self._nvml, self._journal, keep_pending=keep)
+            resets = self._resets(job, plan.gpus)
+            ends = await job.carry_out(
+                plan.gpus, self._nvml, self._journal, resets, keep_pending=keep
+            )
             ends = await self._reboot_for(job, ends, asker)
             ends = [(await self._naming_holders(outcome), found) for outcome, found in ends]
         except MigdError as error:
@@ -306,10 +317,19 @@ class Jobs:
                 log.error("%s; going on without the hold", error)
             except Exception:
                 log.exception("going on without the hold: defect in migd")
-            ends += await self._take_back(
-                job, left.open, Canceled("migd ended in the middle of the job")
-            )
+            ends += await self._take_back_left(job, left.open)
         return await run.bring_back()
+
+    async def _take_back_left(self, job: Job, gpus: Sequence[Before]) -> list[End]:
+        """Once a reset is over that the daemon before us began: it would undo what we do."""
+        try:
+            await self._smi.settled()
+        except NoSystemd as error:
+            # Without systemd none can have been begun.
+            log.warning("whether a GPU is being reset is not known, ignoring: %s", error)
+        except MigdError as error:
+            return [(_lost(b, str(error)), None) for b in gpus]
+        return await self._take_back(job, gpus, Canceled("migd ended in the middle of the job"))
 
     async def _take_back(self, job: Job, gpus: Sequence[Before], reason: MigdError) -> list[End]:
         try:
@@ -318,7 +338,12 @@ class Jobs:
             return [(_lost(b, str(error)), None) for b in gpus]
         missing = [(_lost(b, "it is not there"), None) for b in gpus if b.gpu not in there]
         pairs = [(b, there[b.gpu]) for b in gpus if b.gpu in there]
-        return missing + await job.take_back(pairs, reason, self._nvml, self._journal)
+        resets = self._resets(job)
+        return missing + await job.take_back(pairs, reason, self._nvml, self._journal, resets)
+
+    def _resets(self, job: Job, plans: Sequence[GpuPlan] = ()) -> Resets:
+        switching = [g.gpu.uuid for g in plans if g.impact is Impact.RESET]
+        return Resets(self._nvml, self._smi, self._clients, job.begun, switching)
 
     async def _observed(self) -> Sequence[Gpu]:
         """What is there, once the worker of the daemon that died has let go of it."""

@@ -20,6 +20,7 @@ class Request:
     gpus: only these, by UUID, PCI address or index; expect: the digest of a plan, or ""
     terminate: who is in the way and listed nowhere may be stopped or ended, too
     allow_reboot: the host may be rebooted, if migd.yaml allows it as well
+    reset_peers: GPUs that the driver resets only together with one of the plan may be reset, too
     """
 
     config: str
@@ -30,15 +31,20 @@ class Request:
     expect: str = ""
     terminate: bool = False
     allow_reboot: bool = False
+    reset_peers: bool = False
 
 
 @dataclass(frozen=True)
 class Blocker:
-    """One thing that Apply would refuse for; with the client and what it has, if it is one's."""
+    """One thing that Apply would refuse for; with the client and what it has, if it is one's.
+
+    module: of the kernel, if it is one's
+    """
 
     error: MigdError
     client: Client | None = None
     use: Use | None = None
+    module: str = ""
 
 
 def blockers(plan: Plan, clearing: Clearing, request: Request) -> list[Blocker]:
@@ -54,7 +60,7 @@ def blockers(plan: Plan, clearing: Clearing, request: Request) -> list[Blocker]:
                 )
             )
         )
-    found += [Blocker(InUse(b.message), b.client, b.use) for b in clearing.blocked]
+    found += [Blocker(InUse(b.message), b.client, b.use, b.module) for b in clearing.blocked]
     return found
 
 

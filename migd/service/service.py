@@ -20,6 +20,7 @@ from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
 from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
+from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
@@ -75,7 +76,9 @@ class Service:
         journal: Journal,
         audience: Audience,
         logind: Logind,
+        smi: Smi,
     ) -> None:
+        self._smi = smi
         self._nvml = nvml
         self._clients = clients
         self._configuration = configuration
@@ -83,7 +86,7 @@ class Service:
         self._audience = audience
         self._preparing = asyncio.Lock()
         self._reboot = Reboot(logind, store, self._strangers)
-        self.jobs = Jobs(self, nvml, clients, store, journal, audience, self._reboot)
+        self.jobs = Jobs(self, nvml, clients, store, journal, audience, self._reboot, smi)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -228,7 +231,12 @@ class Service:
             by = self._rules(request)
             asker = await self._asker(request, pid)
             return await self.jobs.start(
-                planned.plan, planned.choice, planned.clearing, by, asker=asker
+                planned.plan,
+                planned.choice,
+                planned.clearing,
+                by,
+                asker=asker,
+                reset_peers=request.reset_peers,
             )
 
     async def _asker(self, request: Request, pid: int) -> Asker:
@@ -281,6 +289,7 @@ class Service:
                 return made, clearing, tuple(in_use)
             in_use += [b.message for b in clearing.blocked]
             blocked = {b.use.gpu for b in clearing.blocked if b.use}
+            blocked |= {gpu for b in clearing.blocked for gpu in b.gpus}
             left = [g for g in made.gpus if g.gpu.uuid not in blocked]
             # Where it is nobody's use of a GPU, it is about units, and so about all of them.
             made = Plan(tuple(left) if blocked and len(left) < len(made.gpus) else ())
@@ -316,6 +325,7 @@ class Service:
             self._nvml.set_limits({LIMITS[k]: s for k, s in limits.items() if k in LIMITS})
             self._reboot.allowed = self.settings.reboot
             self._reboot.notice_s = self.settings.limits["reboot-notice"]
+            self._smi.limit_s = self.settings.limits["gpu-reset"]
             self.could_not(())
 
     def could_not(self, errors: Iterable[str]) -> None:

@@ -51,7 +51,9 @@ def _peers(shown: dict[str, Any], gpus: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _reset(node: Node, shown: dict[str, Any], gpus: list[dict[str, Any]]) -> int:
-    """What is printed and the exit codes: NVIDIA/mig-parted issue 181 and NVIDIA/NVSentinel issue
+    """Reset these GPUs, and no other.
+
+    What is printed and the exit codes: NVIDIA/mig-parted issue 181 and NVIDIA/NVSentinel issue
     1690 for GPUs in use, the MIG User Guide and NVIDIA/gpu-operator issue 1606 for machines that
     allow no reset. The manual says that missing peers are named, but not in which words.
     """
@@ -74,12 +76,8 @@ def _reset(node: Node, shown: dict[str, Any], gpus: list[dict[str, Any]]) -> int
         print("\nThe following GPUs could not be reset:")
         print("".join(f"  GPU {gpu['pci']}: In use by another client\n" for gpu in held))
         one = len(held) == 1
-        count = f"{len(held)} device{' is' if one else 's are'}"
-        print(
-            _IN_USE.format(
-                count=count, them=f"{'this' if one else 'these'} device{'s' * (not one)}"
-            )
-        )
+        count = "1 device is" if one else f"{len(held)} devices are"
+        print(_IN_USE.format(count=count, them="this device" if one else "these devices"))
         return 255
     print("All done.")
     return 0
