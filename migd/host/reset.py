@@ -13,6 +13,8 @@ from migd.host.programs import Programs
 _PATH = "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 # GPUs of one command are reset one after the other.
 _MORE_S = 15.0
+# Bytes. It says little, but a limit counts for every file that a program writes.
+_OUTPUT_LIMIT = 1 << 20
 
 
 class Smi:
@@ -34,7 +36,12 @@ class Smi:
             raise NotSupported(f"there is no nvidia-smi in {self._path}: install it")
         limit_s = self.limit_s + _MORE_S * (len(gpus) - 1)
         arguments = [program, "--gpu-reset", "-i", ",".join(g.uuid for g in gpus)]
-        ended = await self._programs.run(arguments, limit_s=limit_s, environment={"LC_ALL": "C"})
+        ended = await self._programs.run(
+            arguments,
+            limit_s=limit_s,
+            environment={"LC_ALL": "C"},
+            output_limit=_OUTPUT_LIMIT,
+        )
         if not ended.in_time:
             return Told(Came.FAILED, f"it did not end within {limit_s:g} s and was ended")
         return told([g.pci_address for g in gpus], ended.status, ended.output)

@@ -89,8 +89,8 @@ def test_nvidia_smi_resets_nothing_where_drm_holds(h100: Node) -> None:
 
 def test_nvidia_smi_wants_peers(tmp_path: Path) -> None:
     node = Node.new(tmp_path / "node", ("a100-40gb", 4))
-    for index in range(3):
-        node.surprise("reset-needs-peers", 7, gpu=index)
+    for index, group in enumerate((7, 7, 7, 8)):
+        node.surprise("reset-needs-peers", group, gpu=index)
     addresses = [gpu["pci"] for gpu in node.gpus()]
     done = node.run("nvidia-smi", "-r", "-i", "1", check=False)
     assert done.returncode == 255

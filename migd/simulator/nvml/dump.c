@@ -88,7 +88,8 @@ static void put_surprises(struct out *out, const struct gpu *gpu) {
         uint value = gpu->surprises[index];
         if (value == 0)
             continue;
-        bool counts = index == DESTROYED_STAY_VISIBLE || index == GI_BUSY_AFTER_CI_DESTROY;
+        bool counts = index == DESTROYED_STAY_VISIBLE || index == GI_BUSY_AFTER_CI_DESTROY ||
+                      index == RESET_NEEDS_PEERS;
         if (counts && value != SURPRISE_ON)
             put(out, "%s\"%s\":%u", comma, sim_surprise_name(index), value);
         else
@@ -105,10 +106,10 @@ static void put_gpu(struct out *out, struct node *node, uint index) {
     put(out,
         "{\"index\":%u,\"uuid\":\"%s\",\"name\":\"%s\",\"board\":\"%s\","
         "\"pci\":\"00000000:%02X:00.0\",\"pci_device_id\":\"0x%08X\","
-        "\"pci_subsystem_id\":\"0x%08X\",\"minor\":%u,"
+        "\"pci_subsystem_id\":\"0x%08X\",\"minor\":%u,\"epoch\":%u,"
         "\"mode\":{\"current\":\"%s\",\"pending\":\"%s\"},\"instances\":[",
         index, gpu->uuid, board->name, board->key, gpu->pci_bus, board->pci_device_id,
-        board->pci_subsystem_id, minor_of(word),
+        board->pci_subsystem_id, minor_of(word), epoch_of(word),
         mode_name(board, mode_of(word)), mode_name(board, pending_of(word)));
     for (uint id = 0; id < MAX_GI; id++)
         if (gi_is_live(gpu, &gpu->gi[id])) {
