@@ -184,7 +184,7 @@ class GpuRun:
         await self._note(gpu, f"reset GPU {gpu.index} with nvidia-smi", going_back=going_back)
         self._job.waits(gpu.uuid, f"a reset of GPU {gpu.index}")
         try:
-            await self._resets.reset(gpu)
+            await self._resets.reset(gpu, step.mode)
         except (NoSystemd, NotSupported) as error:
             raise _refusal(gpu, step.mode, performed, f"{error}") from error
         finally:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Iterable, Sequence
 
 from migd.core.job import Begun
-from migd.core.model import Gpu
+from migd.core.model import Gpu, Mode
 from migd.core.reset import Came, Told, unfit_peers
 from migd.errors import ImpactExceeded, InUse, MigdError, Nvml, ResetRequired
 from migd.host.reset import Smi, drm
@@ -47,9 +47,10 @@ class Resets:
         if gpu in self._asked:
             self._asked[gpu].set()
 
-    async def reset(self, gpu: Gpu) -> None:
+    async def reset(self, gpu: Gpu, wanted: Mode) -> None:
         """Put the mode that is pending on a GPU in force; what came of that is to be read back.
 
+        wanted: the mode, for the sentence that says why it is not in force
         Raises InUse, ResetRequired, ImpactExceeded, Nvml, Hung, NoDriver; NoSystemd, NotSupported.
         """
         if gpu.uuid in self._along and _in_force(await self._nvml.snapshot(gpu)):
@@ -59,7 +60,7 @@ class Resets:
         if told.came is Came.PEERS:
             told = await self._with_peers(gpu, told.peers)
         if told.came is not Came.DONE:
-            raise _refusal(gpu, told)
+            raise _refusal(gpu, wanted, told)
 
     async def _with_peers(self, gpu: Gpu, addresses: Sequence[str]) -> Told:
         there = {g.pci_address: g for g in (await self._nvml.observe()).gpus}
@@ -107,13 +108,17 @@ def _in_force(gpu: Gpu) -> bool:
     return gpu.mode == gpu.pending
 
 
-def _refusal(gpu: Gpu, told: Told) -> MigdError:
+def _refusal(gpu: Gpu, wanted: Mode, told: Told) -> MigdError:
     if told.came is Came.IN_USE:
         module = drm()
-        also = f"; {module}, which can keep it in use: `rmmod nvidia_drm`" if module else ""
-        return InUse(f"{gpu} is not reset, it is in use: {told.words}{also}")
+        also = f"; {module}, and that can be what uses it (`rmmod nvidia_drm`)" if module else ""
+        return InUse(f"{gpu} was not reset: nvidia-smi says that another client uses it{also}")
     if told.came is Came.NOT_SUPPORTED:
-        return ResetRequired(f"{gpu} cannot be reset on this host: {told.words}")
-    return Nvml(
-        f"{gpu} is not reset: {told.words}", call=CALL, code=told.status, name="RESET_FAILED"
-    )
+        return ResetRequired(
+            f"{gpu} cannot be reset on this host (a virtual machine, perhaps), so only a reboot "
+            f"puts MIG mode {wanted} in force: apply with allow-reboot, or set it with `nvidia-smi "
+            f"-i {gpu.index} -mig {int(wanted is Mode.ENABLED)}`, reboot, and apply again"
+        )
+    said = told.words or f"it ended with exit code {told.status} and said nothing"
+    text = f"{gpu} was not reset by nvidia-smi: {said}"
+    return Nvml(text, call=CALL, code=told.status, name="RESET_FAILED")

@@ -1,5 +1,6 @@
 """A board whose MIG mode takes a reset: migd must be out of its own way, and tell who is not."""
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -62,6 +63,20 @@ def test_held_by_somebody_unseen(way: str, stage: Stage, daemon: Daemon) -> None
         assert holder.alive()
     assert daemon.property("RebootOwed") == ""
     assert daemon.applied(config, max_impact="reset")[0] == "done"
+
+
+def test_the_driver_does_not_reset_and_there_is_no_systemd(stage: Stage, daemon: Daemon) -> None:
+    stage.node.surprise("no-own-reset")
+    result, details = daemon.applied("goal", max_impact="reset", reset_peers=True)
+    assert result == "failed", details
+    (outcome,) = details["gpus"]
+    assert outcome["result"] == "rolled-back"
+    assert outcome["error"] == "org.migd1.Error.InUse"
+    # Which of the two is missed first depends on whether this machine has nvidia-smi.
+    why = "nvidia-smi could not be run to reset it: (systemd|there is no nvidia-smi)"
+    assert re.search(why, outcome["message"])
+    assert truths(stage.node) == [OFF]
+    assert daemon.property("RebootOwed") == ""
 
 
 def test_held_and_cannot_be_withdrawn(stage: Stage, daemon: Daemon) -> None:

@@ -27,6 +27,16 @@ echo "$@" >>/root/smi
 while [ ! -e /root/go ]; do sleep 0.02; done
 exec {REAL} "$@"
 """
+# The same /sys with a place for modules, which this kernel may not show.
+MODULES = """\
+mkdir -p /run/sys/module
+for entry in /sys/*; do
+    [ "$entry" = /sys/module ] && continue
+    mkdir "/run$entry" && mount --rbind "$entry" "/run$entry" || exit 1
+done
+mount --rbind /run/sys /sys
+"""
+REFCNT = "/sys/module/nvidia_drm/refcnt"
 
 
 def persistenced(host: Host) -> None:
@@ -111,8 +121,8 @@ def test_a_reset_that_fails(boot: Boot, tmp_path: Path) -> None:
     config = "all-1g.5gb"
 
     # nvidia_drm is known beforehand, and nobody is stopped in vain.
-    host.write("/srv/module/nvidia_drm/refcnt", "4\n")
-    host.run("mount", "--bind", "/srv/module", "/sys/module")
+    host.run("sh", "-c", MODULES)
+    host.write(REFCNT, "4\n")
     units, calls = seen(host, [PERSISTENCED]), node.mutating_calls()
     summary, _ = host.plan(config, gpus=["0"], max_impact="reset")
     (blocker,) = summary["blockers"]
@@ -122,17 +132,18 @@ def test_a_reset_that_fails(boot: Boot, tmp_path: Path) -> None:
     name, message = host.refused("Apply", "sa{sv}", config, options(given))
     assert name.endswith(".InUse")
     assert message == blocker["message"]
+    assert node.mutating_calls() == calls
+    # It is nothing to a GPU that switches without a reset.
     switched(host, "all-1g.10gb", [1])
     assert seen(host, [PERSISTENCED]) == units
-    assert node.mutating_calls() - calls == 8
     # Loaded is not in use; it is named once it is known to be the matter.
-    host.write("/srv/module/nvidia_drm/refcnt", "0\n")
+    host.write(REFCNT, "0\n")
     node.surprise("drm-holds")
     outcome = refused_by_job(host, config, [0])
     assert outcome["error"].endswith(".InUse")
-    assert "In use by another client" in outcome["message"]
+    assert "another client uses it" in outcome["message"]
     assert "nvidia_drm" in outcome["message"]
-    host.run("umount", "/sys/module")
+    host.run("rm", REFCNT)
     node.surprise("drm-holds", False)
 
     # It fails, and says why in its own words.
@@ -164,8 +175,7 @@ def test_a_reset_that_fails(boot: Boot, tmp_path: Path) -> None:
         node.surprise(surprise)
         outcome = refused_by_job(host, config, [0])
         assert outcome["error"] == "org.migd1.Error.ResetRequired"
-        assert "is not supported" in outcome["message"]
-        assert "reboot" in outcome["message"]
+        assert "only a reboot puts MIG mode enabled in force" in outcome["message"]
         node.surprise(surprise, False)
     assert not failed(host)
     check_clean(host)
