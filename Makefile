@@ -1,5 +1,5 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit bench clean
+.PHONY: demo test lint unit bench deb rpm clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
@@ -30,5 +30,14 @@ bench:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.bench
 
+# The packages of the working tree, in dist/.
+deb:
+	@packaging/prepare deb
+	@packaging/deb
+
+rpm:
+	@packaging/prepare rpm
+	@packaging/rpm
+
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf dist .venv .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache

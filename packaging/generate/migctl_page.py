@@ -1,0 +1,81 @@
+"""migctl(1)."""
+
+import re
+
+from mdoc import finished, head, items, prose, sentence, word
+from program import Argument, Option, Verb, program
+
+_EXIT = re.compile(r"^ +(\d) +(.*)$", re.MULTILINE)
+_EXAMPLES = (
+    ("See every GPU as a bar of slices:", "migctl status"),
+    ("See what a change would do, and who is in the way:", "migctl plan all-1g.10gb"),
+    ("Do it, and follow it to the end:", "migctl apply all-1g.10gb"),
+    ("The same for one GPU and a file:", "migctl apply -g 0 -f layout.yaml"),
+    ("Judge a file before it goes to a host:", "migctl check config.yaml"),
+)
+
+
+def text() -> str:
+    made = program()
+    lines = [
+        *head("MIGCTL", 1),
+        ".Sh NAME",
+        ".Nm migctl",
+        ".Nd see and change the MIG configuration of a host",
+        ".Sh SYNOPSIS",
+        ".Nm",
+        ".Op Ar options",
+        ".Ar verb",
+        ".Op Ar arguments",
+        ".Sh DESCRIPTION",
+        *prose(made.description),
+        *prose(
+            "It asks the daemon migd for everything, over the system bus, and starts it where it "
+            "does not run. Reading is free to everybody; changing is for root."
+        ),
+        ".Pp",
+        "Configurations are named in",
+        ".Pa /etc/migd/config.yaml ;",
+        "those made from the hardware are always there; see",
+        ".Xr migd.yaml 5 .",
+        ".Sh VERBS",
+        *items((_tag(verb), _body(verb)) for verb in made.verbs),
+        ".Sh OPTIONS",
+        "These can stand before the verb or behind it.",
+        *items((_option(option), _words(option)) for option in made.options),
+        ".Sh EXIT STATUS",
+        *items(((code, prose(means)) for code, means in _EXIT.findall(made.epilog)), width="0"),
+        ".Sh EXAMPLES",
+    ]
+    for what, command in _EXAMPLES:
+        lines += [*prose(what), f".Dl {command}", ".Pp"]
+    lines = [*lines[:-1], ".Sh SEE ALSO", ".Xr migd.yaml 5 ,", ".Xr org.migd1 5 ,", ".Xr migd 8"]
+    return finished(lines)
+
+
+def _tag(verb: Verb) -> str:
+    return " ".join((f"Cm {word(verb.name)}", *(_argument(a) for a in verb.arguments)))
+
+
+def _argument(argument: Argument) -> str:
+    shown = f"Ar {argument.name}" + (" ..." if argument.repeated else "")
+    return f"Op {shown}" if argument.optional else shown
+
+
+def _body(verb: Verb) -> list[str]:
+    told = [*sentence(verb.help)]
+    told += [
+        line for a in verb.arguments if a.help for line in (f".Ar {a.name} :", *prose(a.help + "."))
+    ]
+    return told + items((_option(option), _words(option)) for option in verb.options)
+
+
+def _option(option: Option) -> str:
+    names = " , ".join(f"Fl {name[1:]}" for name in option.names)
+    if option.choices:
+        return f"{names} " + " | ".join(f"Cm {choice}" for choice in option.choices)
+    return f"{names} Ar {option.value}" if option.value else names
+
+
+def _words(option: Option) -> list[str]:
+    return sentence(option.help)
