@@ -50,9 +50,10 @@ def measure(report: Report, folder: Path) -> None:
         print(f"\nclients are not measured: {reason}", flush=True)
         return
     base = image.base("bookworm")
-    project = layer.make(folder / "layer", [base])
+    project = layer.project(folder / "layer", [base])
+    driver = layer.driver(folder / "driver")
     node = Node.new(folder / "node", ("h100-80gb-sxm5", 1))
-    host = Host([project, base], node, folder / "host")
+    host = Host([project, driver, base], node, folder / "host")
     for unit in _UNITS:
         host.write(f"/etc/systemd/system/{unit}", _UNIT)
     host.write("/etc/migd/clients.yaml", f"systemd-services: [{', '.join(_UNITS)}]\n")

@@ -25,11 +25,12 @@ def main() -> int:
     command = words[end + 1 :] or ["bash", "--login"]
     with tempfile.TemporaryDirectory(prefix="migd-host-") as folder:
         base = image.base(options.release)
-        project = layer.make(Path(folder) / "project", [base])
+        project = layer.project(Path(folder) / "project", [base])
+        driver = layer.driver(Path(folder) / "driver")
         node = None
         if not options.no_driver:
             node = Node.new(Path(folder) / "node", *(options.gpu or [("h100-80gb-sxm5", 2)]))
-        with Host([project, base], node, Path(folder) / "host") as host:
+        with Host([project, driver, base], node, Path(folder) / "host") as host:
             print(f"{options.release} is up; the host is gone when this ends", file=sys.stderr)
             inside = ("env", "-i", "TERM=xterm", "HOME=/root", "LANG=C.UTF-8", *command)
             return subprocess.run(host.machine.command(*inside), check=False).returncode

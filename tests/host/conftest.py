@@ -47,12 +47,19 @@ def pytest_runtest_makereport(
 
 
 @pytest.fixture(scope="session")
-def layers(tmp_path_factory: pytest.TempPathFactory) -> Layers:
+def bare(tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """A Debian with the driver, and without migd."""
     if reason := available.incapable() or available.missing():
         pytest.skip(reason)
-    bases = {release: image.base(release) for release in image.RELEASES}
-    project = layer.make(tmp_path_factory.mktemp("project") / "layer", bases.values())
-    return {release: (project, base) for release, base in bases.items()}
+    driver = layer.driver(tmp_path_factory.mktemp("driver") / "layer")
+    return {release: (driver, image.base(release)) for release in image.RELEASES}
+
+
+@pytest.fixture(scope="session")
+def layers(bare: Layers, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    bases = [base for _, base in bare.values()]
+    project = layer.project(tmp_path_factory.mktemp("project") / "layer", bases)
+    return {release: (project, *below) for release, below in bare.items()}
 
 
 @pytest.fixture(params=image.RELEASES)

@@ -45,8 +45,8 @@ sys.exit(main("{NODE}", sys.argv[1:]))
 """
 
 
-def make(folder: Path, bases: Iterable[Path]) -> Path:
-    """The layer in a new folder; `bases` are the images that it will lie over."""
+def project(folder: Path, bases: Iterable[Path]) -> Path:
+    """The layer of the project in a new folder; `bases` are the images that it will lie over."""
     subprocess.run([CHECKOUT / "packaging/install", folder], check=True)
     vendor = folder / "usr/lib/migd/vendor"
     vendor.mkdir()
@@ -62,8 +62,11 @@ def make(folder: Path, bases: Iterable[Path]) -> Path:
         ["systemctl", "--quiet", f"--root={folder}", "enable", *(unit.name for unit in units)],
         check=True,
     )
-    _driver(folder)
-    # An image whose /usr is newer than its /etc/.updated does at boot what is done after updates.
+    return _old(folder)
+
+
+def _old(folder: Path) -> Path:
+    """Keep the boot from what is done after updates: where /usr is newer than /etc/.updated."""
     os.utime(folder / "usr", (0, 0))
     return folder
 
@@ -81,9 +84,11 @@ def _installs(unit: Path) -> bool:
     return "[Install]" in unit.read_text().splitlines()
 
 
-def _driver(folder: Path) -> None:
+def driver(folder: Path) -> Path:
+    """The layer of the driver in a new folder."""
     library = folder / "usr/lib/libnvidia-ml.so.1"
     # A link, because the library looks for its state beside the file that it really is.
+    library.parent.mkdir(parents=True)
     library.symlink_to(NODE / "lib" / library.name)
     _write(folder / "usr/lib/systemd/system/simulated-devices.service", _UNIT)
     wants = folder / "usr/lib/systemd/system/sysinit.target.wants/simulated-devices.service"
@@ -93,6 +98,7 @@ def _driver(folder: Path) -> None:
     _write(folder / "usr/bin/nvidia-smi", _SMI, 0o755)
     for place in (NODE, SIMULATOR / "migd"):
         (folder / place.relative_to("/")).mkdir(parents=True)
+    return _old(folder)
 
 
 def add_devices(disk: Path, gpus: list[dict[str, Any]]) -> None:

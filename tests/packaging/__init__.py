@@ -1,0 +1,1 @@
+"""The packages: what they hold, and what installing and removing them does to a host."""

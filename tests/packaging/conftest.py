@@ -1,0 +1,32 @@
+"""Packages, built once a session, and hosts that have the driver and not migd."""
+
+import shutil
+
+import pytest
+
+from tests.host.conftest import (
+    Layers,
+    bare,
+    boot,
+    node,
+    pytest_runtest_makereport,
+    release,
+)
+from tests.packaging.built import Built, build
+
+__all__ = ["bare", "boot", "built", "layers", "node", "pytest_runtest_makereport", "release"]
+
+
+@pytest.fixture(scope="session")
+def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
+    return build(tmp_path_factory.mktemp("packages"))
+
+
+@pytest.fixture(scope="session")
+def layers(bare: Layers, built: Built, tmp_path_factory: pytest.TempPathFactory) -> Layers:
+    """With the packages in /srv, where tests install them from."""
+    folder = tmp_path_factory.mktemp("debs")
+    (folder / "srv").mkdir()
+    shutil.copy(built.deb, folder / "srv/migd.deb")
+    shutil.copy(built.older, folder / "srv/older.deb")
+    return {release: (folder, *below) for release, below in bare.items()}

@@ -1,0 +1,177 @@
+"""Manual pages and completions say what the program, the contract and the files have."""
+
+import re
+import subprocess
+import xml.etree.ElementTree as ET
+from functools import cache
+from pathlib import Path
+
+import pytest
+
+from migd import errors
+from migd.cli.arguments import parser
+from migd.config import clients, processes, settings, units
+from tests.packaging.built import CHECKOUT, output
+
+PAGES = ("migctl.1", "migd.yaml.5", "org.migd1.5", "migd.8")
+HAND = CHECKOUT / "packaging/man"
+
+
+@cache
+def source(page: str) -> str:
+    if (HAND / page).exists():
+        return (HAND / page).read_text()
+    return output("python3", CHECKOUT / "packaging/generate", page)
+
+
+def shown(page: str, folder: Path) -> str:
+    """The page as a reader sees it, unbroken."""
+    file = folder / page
+    file.write_text(source(page))
+    text = output("mandoc", "-T", "utf8", "-O", "width=1000", file)
+    return re.sub(".\x08", "", text)
+
+
+@pytest.mark.parametrize("page", PAGES)
+def test_lint(page: str, tmp_path: Path) -> None:
+    file = tmp_path / page
+    file.write_text(source(page))
+    done = subprocess.run(
+        ["mandoc", "-T", "lint", "-W", "warning", file], capture_output=True, text=True, check=False
+    )
+    assert not done.stdout
+    assert done.returncode == 0
+
+
+def keys(text: str) -> list[str]:
+    """The keys that migd.yaml(5) describes, in its order."""
+    return re.findall(r"^\.It Ic ([a-z-]+)", text, re.MULTILINE)
+
+
+def section(title: str) -> str:
+    (found,) = re.findall(rf"^\.Sh {title}\n(.*?)^\.Sh ", source("migd.yaml.5"), re.M | re.S)
+    return str(found)
+
+
+def test_settings() -> None:
+    assert sorted(keys(section("SETTINGS"))) == sorted([*settings.KEYS, *settings.TIME_LIMITS])
+    for key, limit in settings.TIME_LIMITS.items():
+        described = re.search(rf"^\.It Ic {key}\n(.*)", source("migd.yaml.5"), re.MULTILINE)
+        assert described
+        if limit.built_in is not None:
+            assert described[1].endswith(f": {limit.built_in}."), key
+
+
+def test_clients() -> None:
+    top, unit, process = (
+        set(keys(part))
+        for part in re.split(r"^A (?:unit|process)\b", section("CLIENTS"), flags=re.M)
+    )
+    assert top == set(clients.KEYS)
+    assert unit == set(units.KEYS)
+    assert process == set(processes.KEYS)
+
+
+def test_configurations() -> None:
+    entry = {"devices", "device-filter", "mig-enabled", "mig-devices"}
+    assert set(keys(section("CONFIGURATIONS"))) == {"version", "mig-configs", *entry}
+
+
+def test_every_member_of_the_contract(tmp_path: Path) -> None:
+    text = shown("org.migd1.5", tmp_path)
+    count = 0
+    for interface in ET.parse(CHECKOUT / "dbus/org.migd1.xml").getroot():
+        name = str(interface.get("name"))
+        (part,) = re.findall(
+            rf"^INTERFACE {re.escape(name.upper())}\n(.*?)^(?=\S)", text, re.M | re.S
+        )
+        for member in interface:
+            end = r" \(" if member.tag == "property" else r"\("
+            match = re.search(rf"^ +{member.get('name')}{end}(.*)$", part, re.MULTILINE)
+            assert match, (name, member.get("name"))
+            for argument in member.iter("arg"):
+                assert f"{argument.get('type')} {argument.get('name')}" in match[1]
+            count += 1
+    assert count > 50
+    for error in vars(errors).values():
+        known = isinstance(error, type) and issubclass(error, errors.MigdError)
+        if known and error is not errors.MigdError:
+            assert f"\n     {error.dbus_name}\n" in text
+
+
+def verbs() -> list[str]:
+    found = re.findall(r"^    (\w[\w-]*)  ", parser().format_help(), re.MULTILINE)
+    assert len(found) > 10
+    return found
+
+
+def test_every_verb_and_option(tmp_path: Path) -> None:
+    text = shown("migctl.1", tmp_path)
+    for verb in verbs():
+        assert re.search(rf"^     {verb}\b", text, re.MULTILINE), verb
+        help_ = output(CHECKOUT / ".venv/bin/migctl", verb, "--help")
+        (part,) = re.findall(rf"^     {verb}\b(.*?)^(?: {{5}}\S|\S)", text, re.M | re.S)
+        for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_.partition("options:")[2]):
+            everywhere = text.partition("OPTIONS")[2]
+            assert option in part or option in everywhere, (verb, option)
+
+
+BASH = """\
+source "$1"; shift
+COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); compopt() { :; }
+_migctl && printf '%s\\n' "${COMPREPLY[@]}"
+"""
+
+
+@cache
+def completion(shell: str) -> str:
+    return output("python3", CHECKOUT / "packaging/generate", shell)
+
+
+def completed(folder: Path, *words: str) -> set[str]:
+    file = folder / "completion"
+    file.write_text(completion("bash"))
+    command = ["bash", "--norc", "-c", BASH, "bash", str(file), "migctl", *words]
+    done = subprocess.run(command, capture_output=True, text=True, check=False, cwd=folder)
+    assert not done.stderr
+    return set(done.stdout.split())
+
+
+def test_completion_of_bash(tmp_path: Path) -> None:
+    (tmp_path / "one.yaml").touch()
+    assert completed(tmp_path, "") >= set(verbs())
+    assert completed(tmp_path, "--color", "always", "st") == {"status", "stage"}
+    assert completed(tmp_path, "apply", "--max-impact", "") == {"none", "instances", "gpu", "reset"}
+    assert completed(tmp_path, "apply", "--max-impact", "=", "res") == {"reset"}
+    assert completed(tmp_path, "apply", "all-1g.10gb", "--no-w") == {"--no-wait"}
+    assert "--no-wait" not in completed(tmp_path, "plan", "--")
+    assert completed(tmp_path, "check", "o") == {"one.yaml"}
+    assert completed(tmp_path, "apply", "-f", "") >= {"one.yaml"}
+    assert completed(tmp_path, "apply", "-g", "") == set()
+
+
+def test_completion_of_zsh(tmp_path: Path) -> None:
+    """That it is zsh, and what it gives to the functions of zsh that do the rest."""
+    folder = tmp_path / "functions"
+    folder.mkdir()
+    (folder / "_migctl").write_text(completion("zsh"))
+    script = """\
+_arguments() { [[ $1 == -C ]] && { state=$WANT; line=($VERB) }; print -rl -- "$@" }
+_describe() { print -rl -- "${(@P)4}" }
+fpath=("$1" $fpath); autoload -Uz _migctl; WANT=$2 VERB=$3; curcontext=a:b:c; _migctl
+"""
+
+    def given(want: str, verb: str) -> list[str]:
+        done = subprocess.run(
+            ["zsh", "-f", "-c", script, "zsh", folder, want, verb],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        assert not done.stderr
+        return done.stdout.splitlines()
+
+    for verb in verbs():
+        assert any(line.startswith(f"{verb}:") for line in given("verb", ""))
+    apply = given("rest", "apply")
+    assert any(":(none instances gpu reset)" in line for line in apply)
+    assert any(line.startswith("--no-wait[") for line in apply)
+    assert any(line == "*:file:_files" for line in given("rest", "check"))
