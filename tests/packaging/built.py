@@ -18,6 +18,7 @@ class Built:
 
 
 def build(folder: Path) -> Built:
+    """Those in a folder, made where they are not there."""
     made = {
         "deb": _run("packaging/deb", folder / "deb"),
         "older": _run("packaging/deb", folder / "older", OLDER),
@@ -27,9 +28,9 @@ def build(folder: Path) -> Built:
 
 
 def _run(script: str, folder: Path, *version: str) -> Path:
-    subprocess.run(
-        [CHECKOUT / script, folder, *version], check=True, stdout=subprocess.DEVNULL, timeout=300
-    )
+    if not folder.exists():
+        command = [str(CHECKOUT / script), str(folder), *version]
+        subprocess.run(command, check=True, stdout=subprocess.DEVNULL, timeout=300)
     (package,) = folder.iterdir()
     return package
 

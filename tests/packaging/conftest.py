@@ -1,5 +1,7 @@
 """Packages, built once a session, and hosts that have the driver and not migd."""
 
+import fcntl
+import os
 import shutil
 
 import pytest
@@ -19,7 +21,12 @@ __all__ = ["bare", "boot", "built", "layers", "node", "pytest_runtest_makereport
 
 @pytest.fixture(scope="session")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
-    return build(tmp_path_factory.mktemp("packages"))
+    # The workers of one run share it: below the base of each is that of the run.
+    base = tmp_path_factory.getbasetemp()
+    root = base.parent if "PYTEST_XDIST_WORKER" in os.environ else base
+    with (root / "packages.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return build(root / "packages")
 
 
 @pytest.fixture(scope="session")

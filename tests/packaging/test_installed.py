@@ -151,7 +151,7 @@ def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> None:
     assert host.applied("plain")[0] == "done"
     before = truths(node)
     assert set(pids(host)) == active(host)
-    outside = {"c-outside.service": start_outside(host)}
+    outside = {"outside.service": start_outside(host)}
     node.latency("nvmlGpuInstanceCreateComputeInstance", 1500)
     number, path = host.apply("split")
     host.wait_for(lambda: phase(host, path) == "change", what="it never changes a GPU")
@@ -185,7 +185,7 @@ def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> None:
 
 def start_outside(host: Host) -> int:
     """A unit that no list has, which no job and no package has to do with."""
-    name = "c-outside.service"
+    name = "outside.service"
     host.run("systemd-run", "--quiet", f"--unit={name}", "sleep", "infinity")
     return main_pid(host, name)
 
