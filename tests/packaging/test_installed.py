@@ -25,7 +25,8 @@ EDITED = {
     "/etc/migd/config.yaml": CONFIG,
     "/etc/migd/clients.yaml": LISTED,
     "/etc/migd/clients.d/site.yaml": "version: v1\nsystemd-services: []\n",
-    "/etc/migd/migd.yaml": "time-limits: {nvml-read: 31}\n",
+    # Clients require migd-boot.service then: what happens to it happens to them.
+    "/etc/migd/migd.yaml": "boot: fail-closed\n",
     "/etc/systemd/system/migd.service.d/site.conf": "[Service]\nNice=1\n",
 }
 
@@ -50,10 +51,6 @@ def status(host: Host) -> str:
 
 def pids(host: Host) -> dict[str, int]:
     return {unit: main_pid(host, unit) for unit in RUNNING}
-
-
-def has_boot(host: Host) -> bool:
-    return host.run("test", "-e", f"/usr/lib/systemd/system/{BOOT}", check=False).returncode == 0
 
 
 def units(host: Host) -> list[str]:
@@ -97,11 +94,10 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert (truths(node), node.mutating_calls()) == (before, 0)
     assert pids(host) == clients
     # The put-back of this boot is not due any more; that of the next one is.
-    assert host.read(f"{names.RUNTIME_DIR}/put-back") == "installed in this boot\n"
+    assert host.read(f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}") == "installed in this boot\n"
     assert host.run("stat", "--format=%a", names.RUNTIME_DIR).stdout == "700\n"
-    if has_boot(host):
-        assert host.systemctl("is-enabled", BOOT) == "enabled"
-        assert not host.active(BOOT)
+    assert host.systemctl("is-enabled", BOOT) == "enabled"
+    assert not host.active(BOOT)
     compiled = host.run("find", "/usr/lib/migd/python", "-name", "daemon.*.pyc").stdout
     assert compiled, "every start would compile it anew"
 
@@ -126,7 +122,7 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert host.active(MIGD)
     assert host.property("Wanted") == wanted
     assert host.property("Match") == "yes"
-    assert host.read(f"{names.RUNTIME_DIR}/put-back") == "installed in this boot\n"
+    assert host.read(f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}") == "installed in this boot\n"
     assert (pids(host), truths(node), node.mutating_calls()) == (clients, layout, calls)
     check_edited(host)
 
@@ -169,15 +165,16 @@ def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> None:
     assert host.property("Match") == "yes"
     assert set(host.property("Wanted").values()) == {"plain"}
     assert host.properties(MIGD, "Nice") == {"Nice": "1"}
-    if has_boot(host):
-        assert not host.active(BOOT)
     check_edited(host)
 
     # Without a job no client notices: not those that migd knows either.
     running, calls = pids(host), node.mutating_calls()
+    assert host.active(BOOT), "clients that were started again require it"
+    invocation = host.properties(BOOT, "InvocationID")
     apt(host, "install", "--reinstall", NEW)
     assert host.active(MIGD)
     assert (pids(host), node.mutating_calls()) == (running, calls)
+    assert host.properties(BOOT, "InvocationID") == invocation
     assert host.wait(number)[0] == "canceled"
     result, details = host.applied("split")
     assert (result, truths(node)) == ("done", goal), details
@@ -249,8 +246,8 @@ def test_installed_into_an_image(boot: Boot, layers: Layers, tmp_path: Path) -> 
     host = boot("trixie", node, prepare=install)
     assert host.active(MIGD)
     assert host.property("Version") == migd.__version__
-    # That boot's put-back was its own affair.
-    marker = host.run("cat", f"{names.RUNTIME_DIR}/put-back", check=False).stdout
+    # That boot had its put-back.
+    assert host.active(BOOT)
+    marker = host.run("cat", f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}", check=False).stdout
     assert "installed" not in marker
-    assert not has_boot(host) or host.systemctl("is-enabled", BOOT) == "enabled"
     assert not host.systemctl("list-units", "--failed", "--plain", "--no-legend")
