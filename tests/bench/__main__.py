@@ -6,7 +6,7 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import clients, latency, planning, process, scanning, transitions
+from tests.bench import clients, latency, packages, planning, process, scanning, transitions
 from tests.bench.table import Report
 
 
@@ -17,6 +17,7 @@ def main() -> int:
     report = Report()
     with tempfile.TemporaryDirectory(prefix="migd-bench-") as folder:
         for name, measure in (
+            ("packages", packages.measure),
             ("process", process.measure),
             ("latency", latency.measure),
             ("transitions", transitions.measure),
