@@ -75,7 +75,7 @@ def program() -> Program:
 
 def _options(of: argparse.ArgumentParser) -> Iterator[Option]:
     for action in of._actions:
-        if not action.option_strings:
+        if not action.option_strings or action.help == argparse.SUPPRESS:
             continue
         choices = tuple(action.choices or ())
         value = "" if action.nargs == 0 else str(action.metavar or action.dest.upper())

@@ -2,6 +2,7 @@
 
 import json
 import subprocess
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -10,7 +11,7 @@ from pathlib import Path
 import migd
 from migd import names
 from migd.bus.connection import BusError
-from tests.faults.scenes import truths
+from tests.faults.scenes import Truth, truths
 from tests.host.clients import main_pid
 from tests.host.conftest import Boot, Layers
 from tests.host.crash import CONFIG, LISTED, RUNNING, active, boot_clients
@@ -18,6 +19,8 @@ from tests.host.host import Host
 from tests.packaging.built import OLDER
 from tests.support.node import Node
 
+PUT_BACK = f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}"
+INSTALLED = "installed in this boot\n"
 NEW, OLD = "/srv/migd.deb", "/srv/older.deb"
 MIGD, BOOT, HOLD = "migd.service", "migd-boot.service", "migd-hold.service"
 # Whoever has edited these must find them so again.
@@ -94,14 +97,20 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert (truths(node), node.mutating_calls()) == (before, 0)
     assert pids(host) == clients
     # The put-back of this boot is not due any more; that of the next one is.
-    assert host.read(f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}") == "installed in this boot\n"
+    assert host.read(PUT_BACK) == INSTALLED
     assert host.run("stat", "--format=%a", names.RUNTIME_DIR).stdout == "700\n"
     assert host.systemctl("is-enabled", BOOT) == "enabled"
     assert not host.active(BOOT)
     compiled = host.run("find", "/usr/lib/migd/python", "-name", "daemon.*.pyc").stdout
     assert compiled, "every start would compile it anew"
 
-    upgrade_in_mid_job(host, node, clients)
+    goal = upgrade_in_mid_job(host, node, clients)
+
+    # The next boot is no different from any other.
+    host.reboot()
+    assert truths(node) == goal
+    assert host.read(PUT_BACK) != INSTALLED
+    assert active(host) >= set(clients)
 
     # Removed: nothing of it is active, and nobody notices.
     clients, layout, calls = pids(host), truths(node), node.mutating_calls()
@@ -122,7 +131,7 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert host.active(MIGD)
     assert host.property("Wanted") == wanted
     assert host.property("Match") == "yes"
-    assert host.read(f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}") == "installed in this boot\n"
+    assert host.read(PUT_BACK) == INSTALLED
     assert (pids(host), truths(node), node.mutating_calls()) == (clients, layout, calls)
     check_edited(host)
 
@@ -140,8 +149,8 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert node.mutating_calls() == calls
 
 
-def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> None:
-    """A job is cut short by the upgrade, and says so; the next one is not."""
+def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> list[Truth]:
+    """A job is cut short by the upgrade, and says so; the next one makes what is returned."""
     assert host.applied("split")[0] == "done"
     goal = truths(node)
     assert host.applied("plain")[0] == "done"
@@ -178,6 +187,7 @@ def upgrade_in_mid_job(host: Host, node: Node, clients: dict[str, int]) -> None:
     assert host.wait(number)[0] == "canceled"
     result, details = host.applied("split")
     assert (result, truths(node)) == ("done", goal), details
+    return goal
 
 
 def start_outside(host: Host) -> int:
@@ -235,19 +245,20 @@ def test_disabled_stays_disabled(boot: Boot, tmp_path: Path) -> None:
 
 
 def test_installed_into_an_image(boot: Boot, layers: Layers, tmp_path: Path) -> None:
-    """Where no systemd runs, as where images are made: all is ready for the first boot."""
+    """Where no systemd runs, as where images are made: one line, and the first boot does it all."""
 
     def install(host: Host) -> None:
         lower = ":".join(map(str, layers["trixie"]))
         command = ["unshare", "--mount", "sh", "-c", _CHROOT, "sh", lower, str(host.disk.parent)]
         subprocess.run([*command, NEW], check=True, capture_output=True, timeout=120)
+        host.write("/etc/migd/migd.yaml", "config: all-balanced\n")
 
     node = Node.new(tmp_path / "node", ("h100-80gb-sxm5", 1))
     host = boot("trixie", node, prepare=install)
     assert host.active(MIGD)
     assert host.property("Version") == migd.__version__
-    # That boot had its put-back.
     assert host.active(BOOT)
-    marker = host.run("cat", f"{names.RUNTIME_DIR}/{names.PUT_BACK_FILE}", check=False).stdout
-    assert "installed" not in marker
+    assert host.read(PUT_BACK) != INSTALLED
+    # Two small ones, one of each larger size: what is balanced on an H100.
+    assert sorted(Counter(profile for profile, _, _ in node.layout(0)).values()) == [1, 1, 2]
     assert not host.systemctl("list-units", "--failed", "--plain", "--no-legend")

@@ -2,6 +2,7 @@
 
 import re
 import subprocess
+import sys
 import xml.etree.ElementTree as ET
 from functools import cache
 from pathlib import Path
@@ -11,6 +12,8 @@ import pytest
 from migd import errors
 from migd.cli.arguments import parser
 from migd.config import clients, processes, settings, units
+from migd.nvml.client import Limits
+from migd.service.service import LIMITS
 from tests.packaging.built import CHECKOUT, output
 
 PAGES = ("migctl.1", "migd.yaml.5", "org.migd1.5", "migd.8")
@@ -58,8 +61,8 @@ def test_settings() -> None:
     for key, limit in settings.TIME_LIMITS.items():
         described = re.search(rf"^\.It Ic {key}\n(.*)", source("migd.yaml.5"), re.MULTILINE)
         assert described
-        if limit.built_in is not None:
-            assert described[1].endswith(f": {limit.built_in}."), key
+        built_in = getattr(Limits(), LIMITS[key]) if key in LIMITS else limit.built_in
+        assert described[1].endswith(f": {built_in:g}."), key
 
 
 def test_clients() -> None:
@@ -109,7 +112,7 @@ def test_every_verb_and_option(tmp_path: Path) -> None:
     text = shown("migctl.1", tmp_path)
     for verb in verbs():
         assert re.search(rf"^     {verb}\b", text, re.MULTILINE), verb
-        help_ = output(CHECKOUT / ".venv/bin/migctl", verb, "--help")
+        help_ = output(Path(sys.executable).with_name("migctl"), verb, "--help")
         (part,) = re.findall(rf"^     {verb}\b(.*?)^(?: {{5}}\S|\S)", text, re.M | re.S)
         for option in re.findall(r"(?<![\w-])--[a-z][a-z-]*", help_.partition("options:")[2]):
             everywhere = text.partition("OPTIONS")[2]
