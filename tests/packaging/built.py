@@ -58,3 +58,17 @@ def rpm_files(package: Path) -> dict[str, str]:
         if not mode.startswith("d"):
             found[name] = f"{mode} {owner}"
     return found
+
+
+SCRIPTLETS = {"pre": "PREIN", "post": "POSTIN", "posttrans": "POSTTRANS", "preun": "PREUN",
+              "postun": "POSTUN"}  # fmt: skip
+
+
+def unpack_rpm(package: Path, folder: Path) -> None:
+    """Its files as files.tar and files.list, and its scriptlets by the names of their sections."""
+    folder.mkdir()
+    with package.open("rb") as source, (folder / "files.tar").open("wb") as files:
+        subprocess.run(["rpm2archive", "-n"], stdin=source, stdout=files, check=True)
+    (folder / "files.list").write_text("".join(f"{name}\n" for name in rpm_files(package)))
+    for name, tag in SCRIPTLETS.items():
+        (folder / name).write_text(output("rpm", "-qp", f"--queryformat=%{{{tag}}}", package))

@@ -14,7 +14,7 @@ from tests.host.conftest import (
     pytest_runtest_makereport,
     release,
 )
-from tests.packaging.built import Built, build
+from tests.packaging.built import Built, build, unpack_rpm
 
 __all__ = ["bare", "boot", "built", "layers", "node", "pytest_runtest_makereport", "release"]
 
@@ -31,9 +31,12 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Built:
 
 @pytest.fixture(scope="session")
 def layers(bare: Layers, built: Built, tmp_path_factory: pytest.TempPathFactory) -> Layers:
-    """With the packages in /srv, where tests install them from."""
+    """With the packages in /srv, where tests install them from, and what RHEL calls its Python."""
     folder = tmp_path_factory.mktemp("debs")
     (folder / "srv").mkdir()
+    unpack_rpm(built.rpm, folder / "srv/rpm")
+    (folder / "usr/bin").mkdir(parents=True)
+    (folder / "usr/bin/python3.12").symlink_to("python3")
     shutil.copy(built.deb, folder / "srv/migd.deb")
     shutil.copy(built.older, folder / "srv/older.deb")
     return {release: (folder, *below) for release, below in bare.items()}

@@ -128,19 +128,6 @@ def test_requirements_of_the_rpm(built: Built) -> None:
     )
 
 
-def test_scriptlets_of_the_rpm(built: Built, tmp_path: Path) -> None:
-    """As far as can be seen here: they are shell, and none of them touches migd-boot.service."""
-    for which in ("PREIN", "POSTIN", "POSTTRANS", "PREUN", "POSTUN"):
-        text = output("rpm", "-qp", f"--queryformat=%{{{which}}}", built.rpm)
-        script = tmp_path / which
-        script.write_text(text)
-        subprocess.run(["sh", "-n", script], check=True)
-        # rpm takes the last status of each for its own.
-        assert text.rstrip().endswith("\n:")
-        started = [line for line in text.splitlines() if "restart" in line or " start " in line]
-        assert not any("migd-boot" in line for line in started)
-
-
 def test_lintian(built: Built) -> None:
     """Nothing to say, down to what is only worth a thought; what is overridden has its reason."""
     command = ["lintian", "--display-info", "--fail-on=error,warning,info", str(built.deb)]
