@@ -102,6 +102,13 @@ def test_every_member_of_the_contract(tmp_path: Path) -> None:
             assert f"\n     {error.dbus_name}\n" in text
 
 
+def test_options_of_the_daemon() -> None:
+    help_ = output(Path(sys.executable).with_name("migd"), "--help")
+    options = set(re.findall(r"^ +--([a-z-]+)", help_, re.MULTILINE))
+    assert len(options) > 4
+    assert set(re.findall(r"^\.It Fl -([a-z-]+)", source("migd.8"), re.MULTILINE)) == options
+
+
 def verbs() -> list[str]:
     found = re.findall(r"^    (\w[\w-]*)  ", parser().format_help(), re.MULTILINE)
     assert len(found) > 10
