@@ -12,7 +12,7 @@
     +-- ClientStuck           a unit or process does not stop, or not start
     +-- NoSystemd             the service manager does not answer
     +-- ResetRequired         the mode change waits for a reset or a reboot
-    +-- RebootOwed            ... for a reboot, which comes or which something forbids
+    +-- RebootOwed            it waits for a reboot, which comes or which something forbids
     +-- ImpactExceeded        the plan needs more than the caller allowed
     +-- Changed               the plan is not the one the caller expected
     +-- Busy                  another job is at work
