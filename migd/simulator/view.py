@@ -8,7 +8,7 @@ children only, in a mount namespace of their own.
 import ctypes
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +54,9 @@ def _information(gpu: dict[str, Any]) -> str:
 
 
 # Minor numbers of capabilities: open-gpu-kernel-modules nv-caps.c. The table is the same on every
-# machine. What follows the instances (capabilities/gpuN/mig/giI) and the nodes in
-# /dev/nvidia-caps is not shown: files without the driver's device behind them would be a lie.
+# machine. What follows the instances (capabilities/gpuN/mig/giI) is the library's, which makes and
+# removes instances. Nodes in /dev/nvidia-caps are not shown: files without the driver's device
+# behind them would be a lie.
 _GPUS, _GI_IDS, _CI_IDS = 32, 15, 8
 _CAPABILITIES = {"config": (1, 0o400), "monitor": (2, 0o444)}
 
@@ -130,16 +131,28 @@ def refresh(node: Path, shown: dict[str, Any]) -> None:
         _write(folder / "modules", _modules(shown))
         driver = folder / "driver"
         files = dict(_driver_files(shown)) if shown["driver"]["loaded"] else {}
-        for old in sorted(driver.glob("**/*"), reverse=True):
-            name = str(old.relative_to(driver))
-            if old.is_file() and name not in files:
-                old.unlink()
-            elif old.is_dir() and not any(old.iterdir()):
-                old.rmdir()
+        _remove_others(driver, files)
         for name, text in files.items():
             _write(driver / name, text)
     except PermissionError:
         return
+
+
+def _remove_others(driver: Path, files: Collection[str]) -> None:
+    """Remove what was shown and is not any more, but nothing that is the library's."""
+    capabilities = driver / "nvidia" / "capabilities"
+    seen = []
+    for folder, below, names in os.walk(driver):
+        path = Path(folder)
+        if path == capabilities:
+            below[:] = [name for name in below if not name.startswith("gpu")]
+        seen.append(path)
+        for name in names:
+            if str((path / name).relative_to(driver)) not in files:
+                (path / name).unlink()
+    for path in reversed(seen):
+        if path != driver and not any(path.iterdir()):
+            path.rmdir()
 
 
 class _Mounts:

@@ -28,6 +28,19 @@ Before=sysinit.target
 Type=oneshot
 RemainAfterExit=yes
 ExecStart=/usr/bin/systemd-tmpfiles --create /{_DEVICES}
+ExecStart=/usr/bin/simulated-view
+"""
+_VIEW = f"""\
+#!/bin/sh
+# What the kernel module shows, which follows the node; a host without a node has no driver.
+set -eu
+show() {{
+    if [ -d "{NODE}/view/$1" ] && [ -d "$2" ]; then
+        mount --bind "{NODE}/view/$1" "$2"
+    fi
+}}
+show driver /proc/driver
+show pci /sys/bus/pci/devices
 """
 _SIMULATOR = f"""\
 #!/bin/sh
@@ -94,6 +107,7 @@ def driver(folder: Path) -> Path:
     wants = folder / "usr/lib/systemd/system/sysinit.target.wants/simulated-devices.service"
     wants.parent.mkdir()
     wants.symlink_to("../simulated-devices.service")
+    _write(folder / "usr/bin/simulated-view", _VIEW, 0o755)
     _write(folder / "usr/bin/simulator", _SIMULATOR, 0o755)
     _write(folder / "usr/bin/nvidia-smi", _SMI, 0o755)
     for place in (NODE, SIMULATOR / "migd"):

@@ -66,6 +66,12 @@ def test_reboot_keeps_the_disk_and_what_the_hardware_keeps(
     host = boot(release, node)
     host.run("migctl", "apply", "all-balanced", "--max-impact=reset")
     assert node.layout(0)
+    instance = node.gpus()[0]["instances"][0]["gi"]
+    capability = f"/proc/driver/nvidia/capabilities/gpu0/mig/gi{instance}/access"
+    # As the kernel module shows it, in the very moment that an instance is made: nv-caps.c.
+    assert host.read(capability).startswith(f"DeviceFileMinor: {3 + 9 * instance}\n")
+    vendors = host.run("sh", "-c", "cat /sys/bus/pci/devices/*/vendor").stdout.split()
+    assert vendors == ["0x10de", "0x10de"]
     host.write("/root/note", "kept")
     host.write("/run/note", "lost")
     before = host.boot_id()
@@ -76,6 +82,8 @@ def test_reboot_keeps_the_disk_and_what_the_hardware_keeps(
     assert host.boot_id() != before
     assert host.read("/root/note") == "kept"
     assert host.run("cat", "/run/note", check=False).returncode != 0
+    assert host.run("cat", capability, check=False).returncode != 0
+    assert node.gpus()[0]["uuid"] in host.run("grep", "-r", "UUID", "/proc/driver/nvidia").stdout
     hopper, ampere = node.gpus()
     assert (hopper["instances"], ampere["instances"]) == ([], [])
     assert [gpu["mode"]["current"] for gpu in (hopper, ampere)] == ["disabled", "enabled"]

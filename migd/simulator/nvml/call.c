@@ -12,6 +12,7 @@
 #include <time.h>
 #include <unistd.h>
 
+#include "capabilities.h"
 #include "session.h"
 
 uint64_t now_ns(void) {
@@ -201,6 +202,8 @@ nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call
 }
 
 nvmlReturn_t call_end(struct call *call, nvmlReturn_t result) {
+    if (call->gpu >= 0 && (uint)call->gpu < call->state->gpu_count)
+        capabilities_follow(call->node, (uint)call->gpu);
     state_unlock(call->state);
     return finish(call, result);
 }

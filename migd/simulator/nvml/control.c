@@ -10,6 +10,7 @@
 #include <string.h>
 #include <unistd.h>
 
+#include "capabilities.h"
 #include "version.h"
 
 EXPORT void *sim_open(const char *path, int *error) { return node_open(path, error); }
@@ -22,6 +23,7 @@ EXPORT int sim_reboot(struct node *node) {
     state_reboot(node->state);
     snprintf(node->state->module_version, sizeof node->state->module_version, "%s",
              DRIVER_VERSION);
+    capabilities_follow_all(node);
     state_unlock(node->state);
     return SIM_DONE;
 }
@@ -61,6 +63,7 @@ EXPORT int sim_reset(struct node *node, int gpu, char *pids, size_t length) {
         bool kept = board_of(state, &state->gpus[gpu])->mode_survives_reboot;
         uint mode = kept ? pending : mode_of(state->gpus[gpu].word);
         gpu_void_instances(state, (uint)gpu, mode, mode, true);
+        capabilities_follow(node, (uint)gpu);
     }
     state_unlock(state);
     return result;
@@ -73,8 +76,10 @@ EXPORT int sim_unload(struct node *node, char *pids, size_t length) {
         result = SIM_NOT_LOADED;
     else if (in_the_way(node, -1, pids, length))
         result = SIM_IN_USE;
-    else
+    else {
         state_unload(node->state);
+        capabilities_follow_all(node);
+    }
     state_unlock(node->state);
     return result;
 }
@@ -88,6 +93,7 @@ EXPORT int sim_load(struct node *node) {
         snprintf(node->state->module_version, sizeof node->state->module_version, "%s",
                  DRIVER_VERSION);
         node->state->loaded = 1;
+        capabilities_follow_all(node);
     }
     state_unlock(node->state);
     return result;

@@ -104,7 +104,8 @@ static bool take_gpu(struct state *state, char **field) {
     gpu->pci_bus = number(field[3]);
     gpu->pdi = strtoull(field[4], NULL, 0);
     gpu->boot = 1;
-    gpu->word = word_of(0, 0, state->gpu_count++, 1);
+    gpu->shown_minor = state->gpu_count++;
+    gpu->word = word_of(0, 0, gpu->shown_minor, 1);
     return true;
 }
 

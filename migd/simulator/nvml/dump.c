@@ -4,6 +4,7 @@
 #include <stdio.h>
 #include <string.h>
 
+#include "capabilities.h"
 #include "control.h"
 #include "uuid.h"
 
@@ -205,6 +206,7 @@ EXPORT size_t sim_dump(struct node *node, char *text, size_t room) {
     struct out out = {text, room, 0};
     struct state *state = node->state;
     state_lock(state);
+    capabilities_follow_all(node);
     put(&out, "{\"driver\":{\"loaded\":%s,\"version\":\"%s\"},\"boot\":%u,\"lock\":\"%s\"",
         state->loaded ? "true" : "false", state->module_version, state->boot,
         state->lock_node ? "node" : "gpu");

@@ -15,7 +15,7 @@
 #include "nvml.h"
 
 #define STATE_MAGIC 0x314d495347494dULL
-#define STATE_LAYOUT 4u
+#define STATE_LAYOUT 5u
 
 enum {
     MAX_GPUS = 32,
@@ -111,6 +111,10 @@ struct gpu {
     uint surprises[SURPRISES];
     pthread_mutex_t operation;
     struct gi gi[MAX_GI];
+    // Of which instances there are files of capabilities, and below which minor number: bit 0 the
+    // GPU instance, the others its compute instances. See capabilities.c.
+    _Atomic uint shown[MAX_GI];
+    uint shown_minor;
 };
 
 enum slot_kind { SLOT_SESSION = 1, SLOT_HOLDER = 2 };
