@@ -14,6 +14,8 @@ from migd.bus.front import Front
 from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
 from migd.host import log as journal
+from migd.host.capabilities import Capabilities
+from migd.host.cdi import Cdi
 from migd.host.holding import Hold
 from migd.host.logind import Logind
 from migd.host.manager import Manager
@@ -23,6 +25,7 @@ from migd.host.reset import Smi
 from migd.host.units import Units
 from migd.host.watch import Watch
 from migd.nvml.client import NvmlClient
+from migd.service.after import After
 from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.follow import Follower
@@ -78,9 +81,16 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     bus = RemoteBus(connection)
     manager = Manager(bus)
     programs = Programs(manager, runtime_dir)
+    units = Units(manager, programs)
     service = Service(
         NvmlClient(runtime_dir / "worker.lock"),
-        Clients(Units(manager, programs), Hold(manager, runtime_dir)),
+        Clients(units, Hold(manager, runtime_dir)),
+        After(
+            units,
+            Capabilities(programs),
+            Cdi(units, programs),
+            lambda: configuration.settings.cdi_output,
+        ),
         configuration,
         StateStore(state_dir / names.STATE_FILE),
         Journal(state_dir / names.JOURNAL_FILE),

@@ -279,6 +279,7 @@ def details(past: PastJob) -> dict[str, Variant]:
         "wanted": Variant("b", past.wanted),
         "gpus": Variant("aa{sv}", [_outcome(o) for o in past.outcomes]),
         "clients": Variant("aa{sv}", [_client_outcome(c) for c in past.clients]),
+        "after": Variant("as", list(past.after.told)),
     }
 
 

@@ -131,6 +131,8 @@ def lines(number: int, result: str, details: dict[str, Any], out: Terminal) -> I
         yield from _gpu(gpu, out)
     for one in details.get("clients", ()):
         yield _client(one, out)
+    for sentence in details.get("after", ()):
+        yield f"  {out.sentence(sentence)}"
     kept = details.get("wanted")
     if kept is not None and kept != (result == "done"):
         yield f"the choice is {'' if kept else 'not '}kept for the next boot"

@@ -1,5 +1,6 @@
 """Loads migd.yaml: what this node should have when nobody chose, and how migd behaves."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -10,6 +11,9 @@ from migd.config.faults import Faults, shortened
 from migd.config.fields import Field
 from migd.core.reboot import Reboots
 from migd.core.wanted import Authority
+
+# Engines read .yaml and .json, and no other, and nvidia-ctk writes what the name says.
+_CDI_OUTPUT = re.compile(r"(?:/(?!\.\.?/)[^/\x00-\x1f\x7f]+)+(?<!/)\.(?:yaml|json)")
 
 E = TypeVar("E", bound=StrEnum)
 
@@ -70,7 +74,15 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     # How long before a reboot it is announced.
     "reboot-notice": TimeLimit(1, 3600, built_in=60),
 }
-KEYS = ("config", "config-authority", "on-config-change", "boot", "reboot", "time-limits")
+KEYS = (
+    "config",
+    "config-authority",
+    "on-config-change",
+    "boot",
+    "reboot",
+    "cdi-output",
+    "time-limits",
+)
 
 
 @dataclass(frozen=True)
@@ -79,6 +91,7 @@ class Settings:
 
     config: what this node should have, "" for nothing
     time_limits: seconds, by the keys of TIME_LIMITS; those that are not given are as built in
+    cdi_output: the file that nvidia-ctk is to write after a change, "" for none
     """
 
     config: str = ""
@@ -87,6 +100,7 @@ class Settings:
     boot: Boot = Boot.FAIL_OPEN
     reboot: Reboots = Reboots.NEVER
     time_limits: Mapping[str, int] = field(default_factory=dict)
+    cdi_output: str = ""
 
     @property
     def limits(self) -> dict[str, int]:
@@ -123,6 +137,7 @@ def _root(root: Field) -> Settings:
         word(members.get("boot"), default.boot),
         word(members.get("reboot"), default.reboot),
         _time_limits(members["time-limits"]) if "time-limits" in members else {},
+        _cdi_output(members["cdi-output"]) if "cdi-output" in members else default.cdi_output,
     )
 
 
@@ -131,6 +146,15 @@ def _config(value: Field) -> str:
     if name == "":
         value.wrong("names no config; write the name of one, or leave the key out")
     return name or ""
+
+
+def _cdi_output(value: Field) -> str:
+    right = "write the whole path of a file, such as /etc/cdi/nvidia.yaml"
+    path = value.text(right)
+    if path is None or _CDI_OUTPUT.fullmatch(path):
+        return path or ""
+    value.wrong(f'"{shortened(path)}" is no such file; {right}, or .json')
+    return ""
 
 
 def word(value: Field | None, default: E) -> E:

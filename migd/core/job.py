@@ -21,6 +21,7 @@ class Phase(StrEnum):
     CHANGE = "change"
     VERIFY = "verify"
     SETTLE = "settle"
+    NODES = "nodes"
     RELEASE = "release"
     RESTART = "restart"
     HOOKS = "hooks"
@@ -97,6 +98,21 @@ class ClientOutcome:
 
 
 @dataclass(frozen=True)
+class Aftermath:
+    """What followed the change: device nodes, CDI; as sentences. It never undoes a layout."""
+
+    done: tuple[str, ...] = ()
+    failed: tuple[str, ...] = ()
+
+    @property
+    def told(self) -> tuple[str, ...]:
+        return (*self.done, *self.failed)
+
+
+NOTHING_AFTER = Aftermath()
+
+
+@dataclass(frozen=True)
 class Choice:
     """What somebody asked for: the name of a configuration, or the text itself.
 
@@ -134,18 +150,24 @@ class PastJob:
     wanted: bool
     outcomes: tuple[Outcome, ...]
     clients: tuple[ClientOutcome, ...] = field(default=(), metadata={LATER: True})
+    after: Aftermath = field(default=NOTHING_AFTER, metadata={LATER: True})
 
 
 def result_of(
-    outcomes: Iterable[Outcome], clients: Iterable[ClientOutcome] = (), *, canceled: bool
+    outcomes: Iterable[Outcome],
+    clients: Iterable[ClientOutcome] = (),
+    after: Aftermath = NOTHING_AFTER,
+    *,
+    canceled: bool,
 ) -> Result:
-    """The result of a job from those of its GPUs, and of the clients that it stopped.
+    """The result of a job from those of its GPUs, of the clients that it stopped, and of the rest.
 
-    A client that did not come back makes a success partial: done means that all is well.
+    A client that did not come back makes a success partial, and so does what failed after the
+    change: done means that all is well.
     """
     endings = {o.ending for o in outcomes}
     if not endings & {Ending.ROLLED_BACK, Ending.FAILED}:
-        missing = any(c.missing for c in clients)
+        missing = after.failed or any(c.missing for c in clients)
         return Result.PARTIAL if missing else Result.DONE
     if canceled:
         return Result.CANCELED
@@ -236,13 +258,14 @@ Record = Begun | Stopping | Signaling | Stepping | Reached | Returned
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a journal says of a job that was cut short."""
+    """What a journal says of a job that was cut short; stepped: GPUs may have been changed."""
 
     begun: Begun
     reached: dict[str, Layout]
     returned: dict[str, Outcome]
     stopped: tuple[Stopping, ...]
     signaled: tuple[Signaling, ...]
+    stepped: bool = False
 
     @property
     def open(self) -> tuple[Before, ...]:
@@ -269,4 +292,5 @@ def unfinished(records: Iterable[Record]) -> Unfinished | None:
         {r.outcome.gpu: r.outcome for r in told if isinstance(r, Returned)},
         tuple(r for r in told if isinstance(r, Stopping)),
         tuple(r for r in told if isinstance(r, Signaling)),
+        any(isinstance(r, Stepping) for r in told),
     )

@@ -32,6 +32,7 @@ class Places:
     sys: Path = Path("/sys")
     devices: Path = Path("/proc/devices")
     gpus: Path = Path("/proc/driver/nvidia/gpus")
+    capabilities: Path = Path("/proc/driver/nvidia/capabilities")
 
 
 HOST = Places()
@@ -46,7 +47,7 @@ class Nodes:
 
     def __init__(self, places: Places = HOST) -> None:
         self._places = places
-        self._majors = _majors(places.devices)
+        self._majors = majors(places.devices)
         self._uuids = _uuids(places.gpus)
         self._own: dict[str, os.stat_result | None] = {}
         self._by_number: dict[int, str] = {}
@@ -127,7 +128,7 @@ class Nodes:
                 self._by_number[own.st_rdev] = address
 
 
-def _majors(devices: Path) -> dict[int, set[str]]:
+def majors(devices: Path) -> dict[int, set[str]]:
     """Names of our drivers by major; more than one can share a major."""
     found: dict[int, set[str]] = {}
     characters = _text(devices).partition("Block devices:")[0]

@@ -23,6 +23,10 @@ _PREFIX = "migd-run-"
 _PAUSE_S = 0.25
 _EXITED = 1  # CLD_EXITED of siginfo_t
 
+# Where programs of the system are looked for, whatever our own PATH is.
+SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
+_WORDS = 300
+
 Setting = tuple[str, tuple[str, object]]
 
 
@@ -40,6 +44,20 @@ class Finished:
     signal: int
     output: str
     in_time: bool = True
+
+    @property
+    def failure(self) -> str:
+        """How it failed, with its last words, for a sentence after its name; "" if it did not."""
+        if self.status == 0:
+            return ""
+        if not self.in_time:
+            how = "did not end in time"
+        elif self.signal:
+            how = f"was ended by signal {self.signal}"
+        else:
+            how = f"ended with exit status {self.status}"
+        lines = [line.strip() for line in self.output.splitlines() if line.strip()]
+        return f"{how} ({lines[-1][-_WORDS:]})" if lines else how
 
 
 class Programs:

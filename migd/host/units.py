@@ -191,21 +191,22 @@ class Units:
             await self._manager.call("KillUnit", "ssi", [name, "all", 9])
         await self.stop(name, limit_s)
 
-    async def queue(self, name: str) -> None:
+    async def queue(self, name: str, *, again: bool = False) -> None:
         """Ask for the start of a unit, and do not wait for it. Raises ClientStuck, NoSystemd."""
         await self.reset_failed(name)
-        self._manager.forget(await self._enqueue_start(name))
+        self._manager.forget(await self._enqueue_start(name, again=again))
 
-    async def start(self, name: str, limit_s: float) -> None:
+    async def start(self, name: str, limit_s: float, *, again: bool = False) -> None:
         """Start a unit and see that it runs, or, of a oneshot, that it has done its work.
 
         limit_s: seconds to wait
+        again: restart it if it is active
         Raises ClientStuck, with the last words of the unit, and NoSystemd.
         """
         async with self._kept_loaded(name):
             # Our own starts must not meet the unit's StartLimitBurst=.
             await self.reset_failed(name)
-            result = await self._manager.wait(await self._enqueue_start(name), limit_s)
+            result = await self._manager.wait(await self._enqueue_start(name, again=again), limit_s)
             state = (await self.states([name]))[name]
         if result is None:
             raise ClientStuck(f"{name} has not started within {limit_s:g} s; it may still do so")
@@ -229,9 +230,10 @@ class Units:
         with contextlib.suppress(Refused):
             await self._manager.call("ResetFailedUnit", "s", [name])
 
-    async def _enqueue_start(self, name: str) -> Job:
+    async def _enqueue_start(self, name: str, *, again: bool) -> Job:
+        member = "RestartUnit" if again else "StartUnit"
         try:
-            return await self._manager.enqueue("StartUnit", "ss", [name, "replace"])
+            return await self._manager.enqueue(member, "ss", [name, "replace"])
         except Refused as error:
             raise ClientStuck(f"{name} cannot be started: {error.message}") from error
 

@@ -49,6 +49,7 @@ class Job:
         self.begun = begun
         self.steps = steps
         self.step = 0
+        self.acted_on_gpus = False
         self._changed = changed
         self._saw = saw
         self._phases = {b.gpu: Phase.JOURNAL for b in begun.gpus}
@@ -115,6 +116,10 @@ class Job:
     def stepped(self, gpu: str) -> None:
         self.step += 1
         self._changed()
+
+    def acted(self) -> None:
+        """A step was done, on the way there or back."""
+        self.acted_on_gpus = True
 
     def waits(self, gpu: str, what: str) -> None:
         self._waiting[gpu] = what

@@ -12,6 +12,8 @@ from migd import names
 from migd.core.clients import Clearing, Rules
 from migd.core.holders import Holder
 from migd.core.job import (
+    NOTHING_AFTER,
+    Aftermath,
     Before,
     Begun,
     Choice,
@@ -43,6 +45,7 @@ from migd.errors import (
 from migd.host.log import Event, fields
 from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
+from migd.service.after import After
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
 from migd.service.job import End, Job, begin
@@ -74,6 +77,8 @@ class Audience(Protocol):
 class Node(Protocol):
     """What jobs need of the service around them."""
 
+    @property
+    def seen(self) -> Sequence[Gpu]: ...
     async def observe(self) -> Sequence[Gpu]: ...
     async def clearing(self, plan: Plan, by: Rules) -> Clearing: ...
     async def holders(self, gpu: str) -> Sequence[Holder]: ...
@@ -89,6 +94,7 @@ class Jobs:
         node: Node,
         nvml: NvmlClient,
         clients: Clients,
+        after: After,
         store: StateStore,
         journal: Journal,
         audience: Audience,
@@ -99,6 +105,7 @@ class Jobs:
         self._node = node
         self._nvml = nvml
         self._clients = clients
+        self._after = after
         self._store = store
         self._journal = journal
         self._audience = audience
@@ -239,9 +246,23 @@ class Jobs:
         except Exception:
             log.exception("job %d: defect in migd", job.begun.id)
             ends = job.untouched(MigdError("a defect in migd; the log has the details"))
+        after = await self._after_change(job, ends)
         clients = await run.bring_back()
-        result = result_of((o for o, _ in ends), clients, canceled=job.canceled)
-        return self._finish(job.begun, ends, result, clients)
+        result = result_of((o for o, _ in ends), clients, after, canceled=job.canceled)
+        return self._finish(job.begun, ends, result, clients, after)
+
+    async def _after_change(
+        self, job: Job, ends: Sequence[End], *, earlier: bool = False
+    ) -> Aftermath:
+        """What is due once GPUs have been changed; earlier: maybe before a restart of migd."""
+        unknown = any(o.ending is Ending.FAILED for o, _ in ends)
+        if job.acted_on_gpus or unknown or earlier:
+            return await self._after.run(job, self._there)
+        return NOTHING_AFTER
+
+    async def _there(self) -> Sequence[Gpu]:
+        """All GPUs: a job has read back what it changed, only what nobody has seen is looked at."""
+        return self._node.seen or await self._node.observe()
 
     async def _reboot_for(self, job: Job, ends: list[End], asker: Asker) -> list[End]:
         """Have the host rebooted for GPUs whose mode waits for that, or put them back, too."""
@@ -294,20 +315,21 @@ class Jobs:
                 done = Outcome(before.gpu, before.index, Ending.DONE)
                 ends.append((done, left.reached[before.gpu]))
         clients: tuple[ClientOutcome, ...] = ()
+        after = NOTHING_AFTER
         known = next((past for past in self._store.jobs if past.id == begun.id), None)
         if known:
             # All was done, only the journal was still to go.
-            return self._finish(begun, ends, known.result, known.clients)
+            return self._finish(begun, ends, known.result, known.clients, known.after)
         if begun.boot != _boot():
             # Which units run is decided by the boot.
             ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
         else:
-            clients = await self._recover_here(job, left, ends)
-        return self._finish(begun, ends, Result.INTERRUPTED, clients)
+            clients, after = await self._recover_here(job, left, ends)
+        return self._finish(begun, ends, Result.INTERRUPTED, clients, after)
 
     async def _recover_here(
         self, job: Job, left: Unfinished, ends: list[End]
-    ) -> tuple[ClientOutcome, ...]:
+    ) -> tuple[tuple[ClientOutcome, ...], Aftermath]:
         """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
         run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled, held=True)
         if left.open:
@@ -318,7 +340,8 @@ class Jobs:
             except Exception:
                 log.exception("going on without the hold: defect in migd")
             ends += await self._take_back_left(job, left.open)
-        return await run.bring_back()
+        after = await self._after_change(job, ends, earlier=left.stepped)
+        return await run.bring_back(), after
 
     async def _take_back_left(self, job: Job, gpus: Sequence[Before]) -> list[End]:
         """Once a reset is over that the daemon before us began: it would undo what we do."""
@@ -373,8 +396,9 @@ class Jobs:
         ends: Sequence[End],
         result: Result,
         clients: tuple[ClientOutcome, ...] = (),
+        after: Aftermath = NOTHING_AFTER,
     ) -> PastJob:
-        past = _past(begun, [self._told(*end) for end in ends], result, clients)
+        past = _past(begun, [self._told(*end) for end in ends], result, clients, after)
         self._store.remember(past)
         self._keep(begun, {o.gpu: found for o, found in ends if found}, wanted=past.wanted)
         # The order that callers may rely on: what changed, then the end, then the job is gone.
@@ -437,6 +461,7 @@ def _past(
     outcomes: Sequence[Outcome],
     result: Result,
     clients: tuple[ClientOutcome, ...] = (),
+    after: Aftermath = NOTHING_AFTER,
 ) -> PastJob:
     unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
     every = sorted([*unchanged, *outcomes], key=lambda o: o.index)
@@ -449,11 +474,12 @@ def _past(
         begun.started,
         now(),
         result,
-        "; ".join([_message(every, result), *missing]),
+        "; ".join([_message(every, result), *missing, *after.failed]),
         changed=any(o.ending is not Ending.UNCHANGED for o in every),
         wanted=wanted,
         outcomes=tuple(every),
         clients=clients,
+        after=after,
     )
 
 

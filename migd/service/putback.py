@@ -138,6 +138,7 @@ def _verdict(past: PastJob, instead: tuple[str, ...], refused: tuple[str, ...]) 
     told = [f"put back {past.choice.label}: {', '.join(counts) or 'no GPU'} (job {past.id})"]
     notes = [f"GPU {o.index}: {o.message}" for o in past.outcomes if o.message]
     notes += [f"{c.unit} did not come back: {c.message}" for c in past.clients if c.missing]
+    notes += past.after.failed
     told += [*notes, *instead, *refused]
     if refused or not past.wanted:
         raise NotPutBack("not all of it: " + "; ".join(told))

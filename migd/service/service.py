@@ -22,6 +22,7 @@ from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
+from migd.service.after import After
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.jobs import Audience, Jobs, now
@@ -71,6 +72,7 @@ class Service:
         self,
         nvml: NvmlClient,
         clients: Clients,
+        after: After,
         configuration: Configuration,
         store: StateStore,
         journal: Journal,
@@ -86,7 +88,7 @@ class Service:
         self._audience = audience
         self._preparing = asyncio.Lock()
         self._reboot = Reboot(logind, store, self._strangers)
-        self.jobs = Jobs(self, nvml, clients, store, journal, audience, self._reboot, smi)
+        self.jobs = Jobs(self, nvml, clients, after, store, journal, audience, self._reboot, smi)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -334,6 +336,11 @@ class Service:
         self._show(self.view)
 
     # -- what jobs need (jobs.Node) ------------------------------------------------------
+
+    @property
+    def seen(self) -> Sequence[Gpu]:
+        """All GPUs as they were seen last."""
+        return self.view.gpus
 
     async def observe(self) -> Sequence[Gpu]:
         return (await self.look()).gpus

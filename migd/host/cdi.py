@@ -1,0 +1,89 @@
+"""CDI, by which containers get GPUs and MIG instances: NVIDIA's tools write the specification anew.
+
+A specification names the instances and their device nodes, so it is wrong after each change, and
+NVIDIA's own unit notices changes of the driver only (nvidia-container-toolkit#1828).
+"""
+
+import asyncio
+import shutil
+from dataclasses import dataclass
+
+from migd import names
+from migd.errors import ClientStuck
+from migd.host.programs import SYSTEM_PATH, Programs
+from migd.host.units import Units, UnitState
+
+# In nvidia-container-toolkit since 1.18; nvidia-cdi-refresh.env in its /etc says where it writes.
+REFRESH = "nvidia-cdi-refresh.service"
+_CTK = "nvidia-ctk"
+# What either may take.
+LIMIT_S = 60.0
+_PAUSE_S = 0.2
+
+
+@dataclass(frozen=True)
+class Told:
+    """What came of it, as a sentence."""
+
+    text: str
+    failed: bool = False
+
+
+class Cdi:
+    """All methods are for one event loop."""
+
+    def __init__(self, units: Units, programs: Programs, *, limit_s: float = LIMIT_S) -> None:
+        self._units = units
+        self._programs = programs
+        self._limit_s = limit_s
+
+    async def refreshes(self) -> bool:
+        """Whether this host has NVIDIA's unit for it. Raises NoSystemd."""
+        return (await self._units.states([REFRESH]))[REFRESH].loaded
+
+    async def refresh(self) -> Told:
+        """Run NVIDIA's unit again. Raises NoSystemd.
+
+        It is not waited for where it may wait for us: it comes after multi-user.target in some
+        versions, which comes after us, and after migd-boot.service in all.
+        """
+        boot = (await self._units.states([names.BOOT_UNIT]))[names.BOOT_UNIT]
+        if boot.active_state == "activating" or await self._units.booting():
+            return await self._queue()
+        end = asyncio.get_running_loop().time() + self._limit_s
+        try:
+            await self._units.start(REFRESH, self._limit_s, again=True)
+        except ClientStuck as error:
+            state = await self._tried_again(end)
+            if not state.condition or state.result == "exec-condition":
+                return Told(f"CDI is as before: the conditions of {REFRESH} do not hold")
+            if state.result != "success" or state.active_state not in ("inactive", "active"):
+                return Told(f"CDI may be as before: {error}", failed=True)
+        return Told(f"{REFRESH} has written CDI's specification anew")
+
+    async def _queue(self) -> Told:
+        try:
+            await self._units.queue(REFRESH, again=True)
+        except ClientStuck as error:
+            return Told(f"CDI is as before: {error}", failed=True)
+        return Told(f"{REFRESH} is to write CDI's specification anew once the boot lets it")
+
+    async def _tried_again(self, end: float) -> UnitState:
+        """How it ended once it is no longer started again, as its Restart=on-failure has it."""
+        while True:
+            state = (await self._units.states([REFRESH]))[REFRESH]
+            if state.active_state != "activating" or asyncio.get_running_loop().time() > end:
+                return state
+            await asyncio.sleep(_PAUSE_S)
+
+    async def generate(self, output: str) -> Told:
+        """Run nvidia-ctk to write `output`. Raises NoSystemd."""
+        program = shutil.which(_CTK, path=SYSTEM_PATH)
+        if not program:
+            return Told(f"{_CTK}, which is to write {output}, is not installed", failed=True)
+        # By the name of the file it is YAML or JSON (nvidia-ctk cdi generate --help).
+        arguments = [program, "cdi", "generate", f"--output={output}"]
+        done = await self._programs.run(arguments, limit_s=self._limit_s)
+        if done.failure:
+            return Told(f"CDI may be as before in {output}: {_CTK} {done.failure}", failed=True)
+        return Told(f"{_CTK} has written {output}")
