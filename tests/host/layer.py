@@ -16,6 +16,7 @@ CHECKOUT = Path(__file__).parents[2]
 # In a host: the node, and the simulator's own Python package.
 NODE = Path("/srv/node")
 SIMULATOR = Path("/srv/simulator")
+MODPROBE_CALLS = Path("/run/nvidia-modprobe.calls")
 
 _DEVICES = Path("etc/simulated-devices.conf")
 _UNIT = f"""\
@@ -55,6 +56,28 @@ sys.path.insert(0, "{SIMULATOR}")
 from migd.simulator.smi import main
 
 sys.exit(main("{NODE}", sys.argv[1:]))
+"""
+# As in nvidia-modprobe.c: -f so often as one likes, and it ends at the first that it cannot make.
+# What it was called with is kept for tests.
+_MODPROBE = f"""\
+#!/usr/bin/python3 -IS
+import os, sys
+
+with open("{MODPROBE_CALLS}", "a") as calls:
+    calls.write(" ".join(sys.argv[1:]) + "\\n")
+for option, path in zip(sys.argv[1::2], sys.argv[2::2], strict=True):
+    ours = option == "-f" and path.startswith("/proc/driver/nvidia/")
+    if not (ours and os.access(path, os.R_OK)):
+        sys.exit(1)
+    with open(path) as file:
+        told = dict(line.split(": ") for line in file.read().splitlines())
+    if told["DeviceFileModify"] != "1":
+        continue
+    os.makedirs("/dev/nvidia-caps", mode=0o755, exist_ok=True)
+    node = "/dev/nvidia-caps/nvidia-cap" + told["DeviceFileMinor"]
+    if not os.path.exists(node):
+        os.mknod(node, 0o020000, os.makedev(1, 3))
+    os.chmod(node, int(told["DeviceFileMode"]))
 """
 
 
@@ -110,18 +133,22 @@ def driver(folder: Path) -> Path:
     _write(folder / "usr/bin/simulated-view", _VIEW, 0o755)
     _write(folder / "usr/bin/simulator", _SIMULATOR, 0o755)
     _write(folder / "usr/bin/nvidia-smi", _SMI, 0o755)
+    _write(folder / "usr/bin/nvidia-modprobe", _MODPROBE, 0o755)
     for place in (NODE, SIMULATOR / "migd"):
         (folder / place.relative_to("/")).mkdir(parents=True)
     return _old(folder)
 
 
-def add_devices(disk: Path, gpus: list[dict[str, Any]]) -> None:
-    """Write which device nodes a host has from each boot on, to the upper layer of its disk."""
-    text = "".join(f"{line}\n" for line in _device_lines(gpus))
+def add_devices(disk: Path, gpus: list[dict[str, Any]], *, capabilities: bool = True) -> None:
+    """Write which device nodes a host has from each boot on, to the upper layer of its disk.
+
+    capabilities: also those of all instances that there can be; else nvidia-modprobe makes them
+    """
+    text = "".join(f"{line}\n" for line in _device_lines(gpus, capabilities=capabilities))
     _write(disk / _DEVICES, text)
 
 
-def _device_lines(gpus: list[dict[str, Any]]) -> Iterable[str]:
+def _device_lines(gpus: list[dict[str, Any]], *, capabilities: bool) -> Iterable[str]:
     """Lines of tmpfiles.d. All are /dev/null by number: no driver stands behind the real ones."""
 
     def node(path: str, mode: str, group: str = "root") -> str:
@@ -137,7 +164,7 @@ def _device_lines(gpus: list[dict[str, Any]]) -> Iterable[str]:
         index, minor = int(gpu["index"]), int(gpu["minor"])
         yield node(f"nvidia{minor}", "0666")
         # 15 GPU instances of an access node and 8 compute instances each: nv-caps.c.
-        for number in range(3 + 135 * minor, 3 + 135 * (minor + 1)):
+        for number in range(3 + 135 * minor, 3 + 135 * (minor + capabilities)):
             yield node(f"nvidia-caps/nvidia-cap{number}", "0444")
         yield node(f"dri/card{index}", "0660", "video")
         yield node(f"dri/renderD{128 + index}", "0666")

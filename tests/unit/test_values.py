@@ -29,7 +29,7 @@ KINDS: list[Any] = [
     kind
     for module in (model, steps, job)
     for kind in vars(module).values()
-    if is_dataclass(kind) and getattr(kind, "__module__", "") == module.__name__
+    if isinstance(kind, type) and is_dataclass(kind) and kind.__module__ == module.__name__
 ]
 STEPS = [kind for kind in KINDS if kind.__module__ == steps.__name__]
 
