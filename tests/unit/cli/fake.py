@@ -27,7 +27,7 @@ _KINDS = {
     **dict.fromkeys(("index", "profile-id", "uid"), "u"),
     **dict.fromkeys(("memory", "start", "end"), "t"),
     **dict.fromkeys(("changed", "wanted", "reset"), "b"),
-    **dict.fromkeys(("stops", "gpus"), "as"),
+    **dict.fromkeys(("stops", "gpus", "after"), "as"),
     **dict.fromkeys(("will-not-return", "blockers"), "aa{sv}"),
     "placements": "a(uu)",
     "placement": "(uu)",

@@ -49,6 +49,30 @@ time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0,
     assert load("on-config-change: report", "x").on_change is OnChange.REPORT
 
 
+@pytest.mark.parametrize(
+    "path", ["/etc/cdi/nvidia.yaml", "/run/cdi/a b.json", "/x.yaml", "/.../n.yaml", "/v1.0/n.json"]
+)
+def test_where_cdi_goes(path: str) -> None:
+    assert load(f"cdi-output: {path}", "x").cdi_output == path
+    assert load("", "x").cdi_output == ""
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        '""', "nvidia.yaml", "etc/cdi/nvidia.yaml", "/etc/cdi/nvidia", "/etc/cdi/nvidia.yml",
+        "/etc/cdi/", "/etc/../nvidia.yaml", "/./nvidia.yaml", "/etc//nvidia.yaml", "/etc/.yaml",
+        '"/etc/cdi/\\n.yaml"', '"/etc/cdi/n.yaml\\n"', "/etc/cdi/nvidia.yaml/",
+    ],
+)  # fmt: skip
+def test_where_cdi_cannot_go(path: str) -> None:
+    (line,) = refused(f"cdi-output: {path}")
+    assert "cdi-output" in line
+    assert "write the whole path of a file, such as /etc/cdi/nvidia.yaml, or .json" in line
+    (line,) = refused("cdi-output: [a]")
+    assert "such as /etc/cdi/nvidia.yaml" in line
+
+
 def test_limits_are_those_of_nvml() -> None:
     assert set(LIMITS) == {key for key in TIME_LIMITS if key.startswith("nvml-")}
     assert sorted(LIMITS.values()) == sorted(f.name for f in fields(Limits))
