@@ -40,6 +40,7 @@ _NEVER = {
     ),
     **dict.fromkeys(("user@", "user-runtime-dir@"), _USERS),
     **dict.fromkeys(("migd", "migd-boot", "migd-hold"), _ITSELF),
+    "nvidia-cdi-refresh": "what migd itself runs after a change, before clients start again",
     "nvidia-fabricmanager": (
         "a service that migd is started after, and it lets go of GPUs for a reset by itself"
     ),

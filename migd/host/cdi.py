@@ -48,16 +48,16 @@ class Cdi:
         versions, which comes after us, and after migd-boot.service in all.
         """
         boot = (await self._units.states([names.BOOT_UNIT]))[names.BOOT_UNIT]
-        if boot.active_state == "activating" or await self._units.booting():
+        if boot.active_state == "activating" or boot.waits or await self._units.booting():
             return await self._queue()
         end = asyncio.get_running_loop().time() + self._limit_s
         try:
             await self._units.start(REFRESH, self._limit_s, again=True)
         except ClientStuck as error:
-            state = await self._tried_again(end)
+            state, again = await self._tried_again(end)
             if not state.condition or state.result == "exec-condition":
                 return Told(f"CDI is as before: the conditions of {REFRESH} do not hold")
-            if state.result != "success" or state.active_state not in ("inactive", "active"):
+            if not again or state.result != "success":
                 return Told(f"CDI may be as before: {error}", failed=True)
         return Told(f"{REFRESH} has written CDI's specification anew")
 
@@ -68,12 +68,16 @@ class Cdi:
             return Told(f"CDI is as before: {error}", failed=True)
         return Told(f"{REFRESH} is to write CDI's specification anew once the boot lets it")
 
-    async def _tried_again(self, end: float) -> UnitState:
-        """How it ended once it is no longer started again, as its Restart=on-failure has it."""
+    async def _tried_again(self, end: float) -> tuple[UnitState, bool]:
+        """How it ended once systemd starts it no more, and whether it did (Restart=on-failure)."""
+        again = False
         while True:
             state = (await self._units.states([REFRESH]))[REFRESH]
-            if state.active_state != "activating" or asyncio.get_running_loop().time() > end:
-                return state
+            if state.active_state != "activating":
+                return state, again
+            if asyncio.get_running_loop().time() > end:
+                return state, False
+            again = True
             await asyncio.sleep(_PAUSE_S)
 
     async def generate(self, output: str) -> Told:
