@@ -205,6 +205,7 @@ def test_units_that_can_be_clients(unit: str) -> None:
         ("systemd-udevd.service", "udev"),
         ("systemd-udevd-kernel.socket", "udev"),
         ("nvidia-fabricmanager.service", "migd is started after"),
+        ("nvidia-cdi-refresh.service", "what migd itself runs after a change"),
     ],
 )
 def test_units_that_must_not_stop(unit: str, what: str) -> None:
