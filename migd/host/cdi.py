@@ -18,6 +18,9 @@ REFRESH = "nvidia-cdi-refresh.service"
 _CTK = "nvidia-ctk"
 # What either may take.
 LIMIT_S = 60.0
+# Its unit is started again and again where it fails (Restart=on-failure), of which only the first
+# times are waited for: clients are down meanwhile.
+AGAIN_S = 5.0
 _PAUSE_S = 0.2
 
 
@@ -32,10 +35,10 @@ class Told:
 class Cdi:
     """All methods are for one event loop."""
 
-    def __init__(self, units: Units, programs: Programs, *, limit_s: float = LIMIT_S) -> None:
+    def __init__(self, units: Units, programs: Programs, *, again_s: float = AGAIN_S) -> None:
         self._units = units
         self._programs = programs
-        self._limit_s = limit_s
+        self._again_s = again_s
 
     async def refreshes(self) -> bool:
         """Whether this host has NVIDIA's unit for it. Raises NoSystemd."""
@@ -50,11 +53,12 @@ class Cdi:
         boot = (await self._units.states([names.BOOT_UNIT]))[names.BOOT_UNIT]
         if boot.active_state == "activating" or boot.waits or await self._units.booting():
             return await self._queue()
-        end = asyncio.get_running_loop().time() + self._limit_s
         try:
-            await self._units.start(REFRESH, self._limit_s, again=True)
+            await self._units.start(REFRESH, LIMIT_S, again=True)
         except ClientStuck as error:
-            state, again = await self._tried_again(end)
+            state, again = await self._tried_again()
+            if state.active_state == "activating":
+                return Told(f"CDI is as before for now: {error}; systemd goes on", failed=True)
             if not state.condition or state.result == "exec-condition":
                 return Told(f"CDI is as before: the conditions of {REFRESH} do not hold")
             if not again or state.result != "success":
@@ -68,15 +72,14 @@ class Cdi:
             return Told(f"CDI is as before: {error}", failed=True)
         return Told(f"{REFRESH} is to write CDI's specification anew once the boot lets it")
 
-    async def _tried_again(self, end: float) -> tuple[UnitState, bool]:
-        """How it ended once systemd starts it no more, and whether it did (Restart=on-failure)."""
+    async def _tried_again(self) -> tuple[UnitState, bool]:
+        """How it is when systemd starts it no more or AGAIN_S is over; whether it was started."""
         again = False
+        end = asyncio.get_running_loop().time() + self._again_s
         while True:
             state = (await self._units.states([REFRESH]))[REFRESH]
-            if state.active_state != "activating":
+            if state.active_state != "activating" or asyncio.get_running_loop().time() > end:
                 return state, again
-            if asyncio.get_running_loop().time() > end:
-                return state, False
             again = True
             await asyncio.sleep(_PAUSE_S)
 
@@ -87,7 +90,7 @@ class Cdi:
             return Told(f"{_CTK}, which is to write {output}, is not installed", failed=True)
         # By the name of the file it is YAML or JSON (nvidia-ctk cdi generate --help).
         arguments = [program, "cdi", "generate", f"--output={output}"]
-        done = await self._programs.run(arguments, limit_s=self._limit_s)
+        done = await self._programs.run(arguments, limit_s=LIMIT_S)
         if done.failure:
             return Told(f"CDI may be as before in {output}: {_CTK} {done.failure}", failed=True)
         return Told(f"{_CTK} has written {output}")

@@ -17,7 +17,7 @@ from tests.host.after import (
     set_up,
     spec,
 )
-from tests.host.clients import ETC, failed, seen
+from tests.host.clients import ETC, failed, main_pid, seen
 from tests.host.conftest import Boot
 from tests.host.host import Host
 from tests.support.node import Node
@@ -163,11 +163,12 @@ def test_the_unit_of_the_toolkit(boot: Boot, node: Node) -> None:
 def test_killed_in_between(boot: Boot, node: Node) -> None:
     host = boot("bookworm", node, prepare=lambda host: set_up(host, LATE))
     assert host.applied("all-2g.20gb", gpus=["0"])[0] == "done"
-    written = spec(host)
     node.latency("nvmlGpuInstanceCreateComputeInstance", 700)
     number, _ = host.apply("all-1g.10gb", gpus=["0"])
-    host.wait_for(lambda: len(node.layout(0)) > 3 or not written, what="no step is done")
+    host.wait_for(lambda: len(node.layout(0)) not in (0, 3), what="no step is done")
+    pid = main_pid(host, "migd.service")
     host.systemctl("kill", "--signal=KILL", "migd.service")
+    host.wait_for(lambda: main_pid(host, "migd.service") not in (0, pid))
     host.wait_for(lambda: host.active("migd.service"))
     result, details = host.wait(number)
     assert (result, len(node.layout(0))) == ("interrupted", 3), details
