@@ -101,12 +101,13 @@ class ClientRun:
             raise InUse(f"{names} was started meanwhile; apply again")
         return now
 
-    async def hold_again(self) -> None:
+    async def hold_again(self, *, anew: bool) -> None:
         """After a restart: keep down what an earlier daemon stopped, until bring_back.
 
+        anew: also what may run again, because the hold has ended meanwhile
         Raises ClientStuck, NoSystemd.
         """
-        if not self._stopped or await self._hold.adopt():
+        if not self._stopped or await self._hold.adopt() or not anew:
             return
         await self._hold.take(self._names())
         # The hold of the earlier daemon has ended, and they may run again.

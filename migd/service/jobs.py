@@ -332,13 +332,15 @@ class Jobs:
     ) -> tuple[tuple[ClientOutcome, ...], Aftermath]:
         """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
         run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled, held=True)
-        if left.open:
+        if left.open or left.stepped:
             try:
-                await run.hold_again()
+                # Where all GPUs are at their end, clients may have been started again already.
+                await run.hold_again(anew=bool(left.open))
             except MigdError as error:
                 log.error("%s; going on without the hold", error)
             except Exception:
                 log.exception("going on without the hold: defect in migd")
+        if left.open:
             ends += await self._take_back_left(job, left.open)
         after = await self._after_change(job, ends, earlier=left.stepped)
         return await run.bring_back(), after

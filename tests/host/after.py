@@ -126,6 +126,13 @@ def break_ctk(host: Host) -> None:
     change(host, _CTK, "#!/bin/sh\necho one >&2\necho the other >&2\nexit 1\n")
 
 
+def slow_ctk(host: Host) -> None:
+    """Have it wait for /run/go."""
+    text = f'#!/bin/sh\nwhile [ ! -e /run/go ]; do sleep 0.05; done\nexec {_CTK}.real "$@"\n'
+    host.write(f"{_CTK}.real", _WRITE, 0o755)
+    change(host, _CTK, text)
+
+
 def mend_ctk(host: Host) -> None:
     change(host, _CTK, _WRITE)
 

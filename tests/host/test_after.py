@@ -1,5 +1,10 @@
 """After a change: nodes of instances, CDI, and only then clients; judged by what a client sees."""
 
+import time
+from contextlib import suppress
+
+from migd import names
+from migd.bus.connection import BusError
 from tests.host.after import (
     EARLY,
     LATE,
@@ -15,6 +20,7 @@ from tests.host.after import (
     nodes,
     saw,
     set_up,
+    slow_ctk,
     spec,
 )
 from tests.host.clients import ETC, failed, main_pid, seen
@@ -174,6 +180,50 @@ def test_killed_in_between(boot: Boot, node: Node) -> None:
     assert (result, len(node.layout(0))) == ("interrupted", 3), details
     assert f"{REFRESH} has written CDI's specification anew" in details["after"]
     check_seen(host)
+    node.latency("nvmlGpuInstanceCreateComputeInstance", 0)
+
+    # All GPUs are at their end, and clients still wait for CDI: they do so under the next migd.
+    slow_ctk(host)
+    times = len(saw(host))
+    number = in_nodes(host, "all-1g.10gb")
+    pid = main_pid(host, "migd.service")
+    host.systemctl("kill", "--signal=KILL", "migd.service")
+    host.wait_for(lambda: main_pid(host, "migd.service") not in (0, pid))
+    host.wait_for(lambda: phase(host, number) == "nodes")
+    host.systemctl("start", "--no-block", LOOKER)
+    host.write("/run/go", "")
+    result, details = host.wait(number)
+    assert (result, len(node.layout(0))) == ("interrupted", 7), details
+    assert len(saw(host)) == times + 1
+    check_seen(host)
+
+    # A migd that is stopped leaves it to systemd, and brings clients back.
+    host.run("rm", "/run/go")
+    number = in_nodes(host, "all-2g.20gb")
+    begun = time.monotonic()
+    host.systemctl("stop", "migd.service")
+    assert time.monotonic() - begun < 30
+    assert host.active(LOOKER)
+    result, details = host.wait(number)
+    assert (result, len(node.layout(0))) == ("partial", 3), details
+    assert "migd was stopped while it waited for CDI's specification" in details["message"]
+    host.write("/run/go", "")
+    host.wait_for(lambda: (spec(host) or {}).get("devices") == devices(host))
+
+
+def phase(host: Host, number: int) -> str:
+    with suppress(BusError):
+        return str(host.property("Phase", path=names.job_path(number), interface=names.JOB))
+    return ""  # migd is away
+
+
+def in_nodes(host: Host, config: str) -> int:
+    """Apply, and return the job when it waits for CDI."""
+    number, _ = host.apply(config, gpus=["0"])
+    host.wait_for(lambda: host.run("pgrep", "-f", "nvidia-ctk cdi", check=False).stdout)
+    assert phase(host, number) == "nodes"
+    assert not host.active(LOOKER)
+    return number
 
 
 def test_at_boot_it_is_not_waited_for(boot: Boot, node: Node, release: str) -> None:

@@ -253,8 +253,12 @@ async def test_one_that_does_not_come_back_does_not_hold_up_the_others() -> None
 async def test_what_runs_again_without_a_hold_is_stopped_again() -> None:
     hands = Hands()
     stopped = [Stopping(A, (), 10, 10)]
-    await run(hands, Job(), stopped=stopped, held=True).hold_again()
+    await run(hands, Job(), stopped=stopped, held=True).hold_again(anew=True)
     assert [word for word, _ in hands.told] == ["adopt", "take", "stop"]
+    # Where nothing is left to do to GPUs, only a hold that is still there is kept.
+    hands = Hands()
+    await run(hands, Job(), stopped=stopped, held=True).hold_again(anew=False)
+    assert [word for word, _ in hands.told] == ["adopt"]
 
 
 async def until(condition: Callable[[], bool]) -> None:
