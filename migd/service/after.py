@@ -115,7 +115,10 @@ class _Work:
         self._job.common(Phase.NODES, what)
 
     async def all(self) -> None:
-        """Nodes first: a specification made without them lacks them (mig-parted#82)."""
+        """Nodes first: a specification made without them lacks them (mig-parted#82).
+
+        It is made without them all the same: the one before names what is no longer there.
+        """
         gpus = await self._try("device nodes and CDI", self._after.gpus(self._look))
         if gpus is not None:
             await self._try("device nodes", self._after.nodes(gpus, self))

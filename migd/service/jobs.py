@@ -78,7 +78,7 @@ class Node(Protocol):
     """What jobs need of the service around them."""
 
     @property
-    def seen(self) -> Sequence[Gpu]: ...
+    def seen_gpus(self) -> Sequence[Gpu]: ...
     async def observe(self) -> Sequence[Gpu]: ...
     async def clearing(self, plan: Plan, by: Rules) -> Clearing: ...
     async def holders(self, gpu: str) -> Sequence[Holder]: ...
@@ -262,7 +262,7 @@ class Jobs:
 
     async def _there(self) -> Sequence[Gpu]:
         """All GPUs: a job has read back what it changed, only what nobody has seen is looked at."""
-        return self._node.seen or await self._node.observe()
+        return self._node.seen_gpus or await self._node.observe()
 
     async def _reboot_for(self, job: Job, ends: list[End], asker: Asker) -> list[End]:
         """Have the host rebooted for GPUs whose mode waits for that, or put them back, too."""

@@ -338,7 +338,7 @@ class Service:
     # -- what jobs need (jobs.Node) ------------------------------------------------------
 
     @property
-    def seen(self) -> Sequence[Gpu]:
+    def seen_gpus(self) -> Sequence[Gpu]:
         """All GPUs as they were seen last."""
         return self.view.gpus
 
