@@ -70,6 +70,16 @@ def test_clients_start_into_nodes_and_cdi(boot: Boot, node: Node, release: str) 
     assert details["after"]
     check_seen(host)
 
+    # The first step has no effect: clients were away, and nothing else is new.
+    before = seen(host, [REFRESH, LOOKER])
+    node.fault("nvmlComputeInstanceDestroy", returns="NO_PERMISSION")
+    result, details = host.applied("all-3g.40gb", gpus=["0"])
+    node.clear_faults()
+    assert (result, details["after"], len(node.layout(0))) == ("failed", [], 7)
+    after = seen(host, [REFRESH, LOOKER])
+    assert after[REFRESH] == before[REFRESH]
+    assert after[LOOKER].invocation != before[LOOKER].invocation
+
     # In MIG mode and empty: nvidia-ctk would fail.
     written = spec(host)
     result, details = host.applied("all-enabled")
