@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from migd.core.job import Choice, PastJob
 from migd.core.wanted import ITSELF
-from migd.errors import Busy, MigdError
+from migd.errors import Busy, ImpactExceeded, InUse, MigdError
 from migd.service.request import Request
 from migd.service.service import Service
 
@@ -38,16 +38,31 @@ async def bring(
         return [Brought(tuple(only or ()), "", str(error))]
     brought = []
     for choice, gpus in _by_choice(service, only):
-        request = Request(choice.config, choice.text, tuple(gpus), choice.mode_only)
         try:
-            job = await _make(service, request, settle=settle)
-        except Busy:
-            raise
-        except MigdError as error:
-            brought.append(Brought(tuple(gpus), choice.label, str(error)))
-        else:
-            brought.append(Brought(tuple(gpus), choice.label, job=job))
+            brought.append(await _one(service, choice, gpus, settle=settle))
+        except (InUse, ImpactExceeded) as error:
+            if not settle or len(gpus) == 1:
+                brought.append(Brought(tuple(gpus), choice.label, str(error)))
+                continue
+            # What is in the way on one GPU must not keep the others from theirs.
+            for gpu in gpus:
+                try:
+                    brought.append(await _one(service, choice, [gpu], settle=settle))
+                except (InUse, ImpactExceeded) as hindered:
+                    brought.append(Brought((gpu,), choice.label, str(hindered)))
     return brought
+
+
+async def _one(service: Service, choice: Choice, gpus: list[str], *, settle: bool) -> Brought:
+    """Raises Busy, and InUse and ImpactExceeded, which may be about some of the GPUs only."""
+    request = Request(choice.config, choice.text, tuple(gpus), choice.mode_only)
+    try:
+        job = await _make(service, request, settle=settle)
+    except (Busy, InUse, ImpactExceeded):
+        raise
+    except MigdError as error:
+        return Brought(tuple(gpus), choice.label, str(error))
+    return Brought(tuple(gpus), choice.label, job=job)
 
 
 def _by_choice(service: Service, only: Collection[str] | None) -> list[tuple[Choice, list[str]]]:
