@@ -30,6 +30,7 @@ from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.follow import Follower
 from migd.service.journal import Journal
+from migd.service.lookout import Lookout
 from migd.service.putback import PutBack
 from migd.service.service import Service
 from migd.service.state import StateStore
@@ -103,11 +104,15 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     # Before they are read, so that no change is missed in between.
     _start(watch)
     service.load()
+    boot = PutBack(service, runtime_dir / names.PUT_BACK_FILE)
+    lookout = Lookout(service, boot)
+    await lookout.note()
     first = asyncio.create_task(_first_look(service))
     await asyncio.wait([first], timeout=_FIRST_LOOK_S)
     service.jobs.recover()
-    await front.open(service, PutBack(service, runtime_dir / names.PUT_BACK_FILE))
+    await front.open(service, boot)
     follower.begin()
+    lookout.begin()
     notifier.ready()
     try:
         await _until_told(connection, notifier)
@@ -116,6 +121,7 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
         watch.close()
         first.cancel()
         await follower.stop()
+        await lookout.stop()
         await service.stop()
         await front.close()
         connection.close()

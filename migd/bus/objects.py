@@ -64,6 +64,8 @@ def _manager(service: Service, job: Job | None) -> Properties:
         "RebootOwed": service.view.reboot_owed,
         "Job": names.job_path(job.begun.id) if job else "/",
         "ConfigErrors": list(service.config_errors),
+        "Drift": list(service.drift.sentences),
+        "DriftSince": service.drift.since,
     }
 
 

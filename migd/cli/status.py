@@ -68,6 +68,8 @@ def _head(manager: Properties, out: Terminal) -> Iterator[str]:
     yield out.paint(style, words) + (f" since {text.moment(since)}" if since else "")
     if owed := manager.get("RebootOwed"):
         yield out.paint(Style.WARNING, f"reboot owed: {out.sentence(owed)}")
+    for sentence in manager.get("Drift", ()):
+        yield out.paint(Style.BAD, f"drift: {out.sentence(sentence)}")
     for error in manager.get("ConfigErrors", ()):
         yield out.paint(Style.BAD, f"configuration refused: {out.sentence(error)}")
 

@@ -32,6 +32,13 @@ class Boot(StrEnum):
     FAIL_CLOSED = "fail-closed"
 
 
+class OnDrift(StrEnum):
+    """What is done once GPUs are not as they were settled: say so, or make them so again."""
+
+    REPORT = "report"
+    REAPPLY = "reapply"
+
+
 @dataclass(frozen=True)
 class TimeLimit:
     """What is waited for, and how long that may be set to, in seconds.
@@ -78,6 +85,7 @@ KEYS = (
     "config",
     "config-authority",
     "on-config-change",
+    "drift",
     "boot",
     "reboot",
     "cdi-output",
@@ -101,6 +109,7 @@ class Settings:
     reboot: Reboots = Reboots.NEVER
     time_limits: Mapping[str, int] = field(default_factory=dict)
     cdi_output: str = ""
+    on_drift: OnDrift = OnDrift.REPORT
 
     @property
     def limits(self) -> dict[str, int]:
@@ -138,6 +147,7 @@ def _root(root: Field) -> Settings:
         word(members.get("reboot"), default.reboot),
         _time_limits(members["time-limits"]) if "time-limits" in members else {},
         _cdi_output(members["cdi-output"]) if "cdi-output" in members else default.cdi_output,
+        on_drift=word(members.get("drift"), default.on_drift),
     )
 
 

@@ -25,6 +25,8 @@ class Event(StrEnum):
     PUT_BACK = "6efa7e3a6c5847a492aafa4030d4066f"
     NOT_PUT_BACK = "40d94e50c6d24b809607c34d683b68fa"
     REBOOT = "0a7494333deb484db2f60cfbf46046c9"
+    DRIFT = "2cf7512fd93140eba3aff6f4a346051a"
+    DRIFT_OVER = "6a7c4039bca6444b9c785b7de9662f18"
 
 
 def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:

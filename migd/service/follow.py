@@ -2,13 +2,10 @@
 
 import asyncio
 import logging
-from collections import defaultdict
 
 from migd.config.settings import OnChange
-from migd.core.job import Choice
-from migd.core.wanted import ITSELF
-from migd.errors import Busy, ConfigRefused, MigdError
-from migd.service.request import Request
+from migd.errors import Busy, ConfigRefused
+from migd.service.bring import bring
 from migd.service.service import Service
 
 log = logging.getLogger(__name__)
@@ -57,7 +54,7 @@ class Follower:
                 return
             self._again = False
             try:
-                refused = await self._bring()
+                refused = [str(b) for b in await bring(self._service) if b.refused]
             except Busy as error:
                 if left:
                     self._again = True  # and then anew, since that job may change what is wanted
@@ -66,37 +63,3 @@ class Follower:
             for sentence in refused:
                 log.error("files have changed, but the node could not follow: %s", sentence)
             self._service.could_not(refused)
-
-    async def _bring(self) -> list[str]:
-        """Make the node what is wanted of it now; what is refused, in sentences. Raises Busy."""
-        try:
-            await self._service.look()
-        except MigdError as error:
-            return [str(error)]
-        refused = []
-        for choice, gpus in self._by_choice():
-            request = Request(choice.config, choice.text, tuple(gpus), choice.mode_only)
-            try:
-                await self._make(request)
-            except Busy:
-                raise
-            except MigdError as error:
-                refused.append(f"{choice.label}: {error}")
-        return refused
-
-    def _by_choice(self) -> list[tuple[Choice, list[str]]]:
-        """What is wanted of the GPUs that are there, each thing once."""
-        there = {gpu.uuid for gpu in self._service.view.gpus}
-        found: defaultdict[Choice, list[str]] = defaultdict(list)
-        for uuid, choice in self._service.wanted.items():
-            if uuid in there:
-                same = next((known for known in found if known.same(choice)), choice)
-                found[same].append(uuid)
-        return list(found.items())
-
-    async def _make(self, request: Request) -> None:
-        planned = await self._service.plan(request)
-        if any(gpu.steps for gpu in planned.plan.gpus):
-            # A job that is begun is begun to the end, even if we are stopped meanwhile.
-            number = await asyncio.shield(self._service.apply(request, ITSELF))
-            await self._service.jobs.wait(number)

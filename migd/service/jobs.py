@@ -164,6 +164,12 @@ class Jobs:
         if any(not choice.same(state.wanted) for state in kept.values()):
             self._store.update({gpu: GpuState(choice, s.settled) for gpu, s in kept.items()})
 
+    @property
+    def settled(self) -> dict[str, Layout]:
+        """By UUID, what each GPU last reached; also where the state could not be written yet."""
+        kept = {**self._store.gpus, **(self._unsaved or {})}
+        return {uuid: state.settled for uuid, state in kept.items() if state.settled}
+
     async def idle(self) -> None:
         """Return when the running job has ended."""
         if self._running:

@@ -33,6 +33,12 @@ class PutBack:
         self._marker = marker
         self._one = asyncio.Lock()
         self._waits = ""
+        self.tried = False
+
+    @property
+    def running(self) -> bool:
+        """Whether it is being done; `tried` says whether it was, well or not, by this daemon."""
+        return self._one.locked()
 
     @property
     def over(self) -> bool:
@@ -55,6 +61,8 @@ class PutBack:
             except MigdError as error:
                 log.error("%s", error, extra=fields(Event.NOT_PUT_BACK))
                 raise NotPutBack(str(error)) from error
+            finally:
+                self.tried = True
             log.info("%s", told, extra=fields(Event.PUT_BACK))
             self._mark(told)
             return told

@@ -18,13 +18,14 @@ from migd.core.putback import Return, planned
 from migd.core.reboot import NOBODY, Asker, Reboots
 from migd.core.steps import sentence
 from migd.core.wanted import ITSELF, Authority
-from migd.errors import ConfigRefused, NoDriver, Overruled, StateUnwritable
+from migd.errors import ConfigRefused, MigdError, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
 from migd.service.after import After
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
+from migd.service.drift import Drift
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
 from migd.service.reboot import Reboot
@@ -95,6 +96,7 @@ class Service:
         self.wanted: dict[str, Choice] = {}
         self._judged: object = None
         self._not_done: tuple[str, ...] = ()
+        self.drift = Drift(audience.changed)
 
     def load(self) -> None:
         """Read what was kept and what is configured; what cannot be used is logged and left."""
@@ -117,12 +119,16 @@ class Service:
 
     async def look(self) -> View:
         """Observe the node anew. Raises NoDriver, Nvml, Hung."""
+        before = self.jobs.current, self.past_jobs[:1]
         try:
             view = await seen(await self._nvml.observe())
-        except NoDriver:
-            self._show(View())
+        except MigdError as error:
+            if isinstance(error, NoDriver):
+                self._show(View())
+            self._compare(before, str(error))
             raise
         self._show(view)
+        self._compare(before)
         return view
 
     async def plan(self, request: Request, uid: int = ITSELF) -> Planned:
@@ -197,7 +203,7 @@ class Service:
     @property
     def settled_layouts(self) -> dict[str, Layout]:
         """By UUID, what each GPU reached last."""
-        return {u: s.settled for u, s in self._store.gpus.items() if s.settled}
+        return self.jobs.settled
 
     @property
     def wishes(self) -> bool:
@@ -365,6 +371,12 @@ class Service:
 
     def settled(self) -> None:
         self._show(self.view)
+        self.drift.saw(self.view, self.settled_layouts)
+
+    def _compare(self, before: object, trouble: str = "") -> None:
+        """What was seen with what is settled, unless a job was at work from `before` to now."""
+        if before == (None, self.past_jobs[:1]) and not self.jobs.current:
+            self.drift.saw(self.view, self.settled_layouts, trouble)
 
     def _show(self, view: View) -> None:
         self.view = view

@@ -6,7 +6,16 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.bench import clients, latency, packages, planning, process, scanning, transitions
+from tests.bench import (
+    clients,
+    latency,
+    noticing,
+    packages,
+    planning,
+    process,
+    scanning,
+    transitions,
+)
 from tests.bench.table import Report
 
 
@@ -22,6 +31,7 @@ def main() -> int:
             ("latency", latency.measure),
             ("transitions", transitions.measure),
             ("clients", clients.measure),
+            ("noticing", noticing.measure),
         ):
             where = Path(folder, name)
             where.mkdir()

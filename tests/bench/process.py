@@ -6,6 +6,7 @@ import statistics
 import time
 from pathlib import Path
 
+from migd.simulator.node import python_command
 from tests.bench.table import Report, Row
 from tests.support.bus import PrivateBus
 from tests.support.daemon import Daemon
@@ -20,7 +21,9 @@ def measure(report: Report, folder: Path) -> None:
     node = Node.new(folder / "node", ("h100-80gb-sxm5", 8))
     with PrivateBus() as bus:
         _start(report, node, bus, folder)
-        daemon = Daemon(node, bus.address, folder / "memory")
+        # As root the daemon sees the driver's files, and looks at them every 3 s when idle.
+        run = (*python_command(), "run", str(node.path), "--")
+        daemon = Daemon(node, bus.address, folder / "memory", prefix=run)
         with daemon:
             _memory(report, daemon)
 

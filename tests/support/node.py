@@ -11,6 +11,7 @@ from types import TracebackType
 from typing import Any, NamedTuple, Self
 
 from migd.simulator import node as simulator
+from migd.simulator.errors import SimulatorError
 
 MUTATING = (
     "nvmlDeviceSetMigMode",
@@ -41,6 +42,15 @@ def wait_for(condition: Callable[[], object], *, timeout: float = 20.0, what: st
         if time.monotonic() > end:
             raise AssertionError(f"waited {timeout} s in vain{': ' if what else ''}{what}")
         time.sleep(0.002)
+
+
+def done(change: Callable[[], None]) -> bool:
+    """Whether the driver allows a reset or an unload now, and then it is done."""
+    try:
+        change()
+    except SimulatorError:
+        return False
+    return True
 
 
 class Holder:

@@ -45,6 +45,8 @@ def manager(**different: Any) -> dict[str, Any]:
         "RebootOwed": "",
         "Job": "/",
         "ConfigErrors": [],
+        "Drift": [],
+        "DriftSince": 0,
     } | different
 
 

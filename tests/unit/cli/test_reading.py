@@ -110,6 +110,7 @@ def test_what_is_wrong_stands_on_top() -> None:
         Match="no",
         Driver="",
         RebootOwed="GPU 0 needs a reset",
+        Drift=["GPU 0 (x\x1b[2J): is new", "GPU 1 (y): is gone"],
         ConfigErrors=["config.yaml, line 3: bad\x1b[2J"],
     )
     assert (
@@ -118,6 +119,8 @@ def test_what_is_wrong_stands_on_top() -> None:
 migd 0.1.0, driver none
 not as wanted
 reboot owed: GPU 0 needs a reset
+drift: GPU 0 (x\\x1b[2J): is new
+drift: GPU 1 (y): is gone
 configuration refused: config.yaml, line 3: bad\\x1b[2J
 no GPUs
 """

@@ -5,7 +5,7 @@ from dataclasses import fields
 import pytest
 
 from migd.config.document import MOST_BYTES
-from migd.config.settings import TIME_LIMITS, Boot, OnChange, Settings, load
+from migd.config.settings import TIME_LIMITS, Boot, OnChange, OnDrift, Settings, load
 from migd.core.reboot import Reboots
 from migd.core.wanted import Authority
 from migd.errors import ConfigRefused
@@ -47,6 +47,8 @@ time-limits: {nvml-open: 1, nvml-read: 600, nvml-change: 3600.0, nvml-in-use: 0,
     )
     assert load("config-authority: last-choice", "x").authority is Authority.LAST_CHOICE
     assert load("on-config-change: report", "x").on_change is OnChange.REPORT
+    assert load("drift: report", "x") == Settings()
+    assert load("drift: reapply", "x") == Settings(on_drift=OnDrift.REAPPLY)
 
 
 @pytest.mark.parametrize(
@@ -109,7 +111,8 @@ def test_limits_with_a_built_in_value() -> None:
         ("config-authority: File", 'config-authority: "File" is not known; write last-choice or'),
         ("config-authority: yes", "config-authority: must be text, not yes; write last-choice"),
         ("\non-config-change: aply", 'migd.yaml:2:19: on-config-change: "aply" is not known'),
-        ("drift: report", "migd.yaml:1:1: drift: is not a key that stands here; the keys are con"),
+        ("drfit: report", "migd.yaml:1:1: drfit: is not a key that stands here; the keys are con"),
+        ("drift: apply", 'migd.yaml:1:8: drift: "apply" is not known; write report or reapply'),
         ("restart: never", "restart: is not a key that stands here"),
         ("version: v1", "version: is not a key that stands here"),
         ("config: a\nconfig: b", "migd.yaml:2:1: config: stands here and in line 1"),
