@@ -136,10 +136,11 @@ def _start(watch: Watch) -> None:
 
 async def _first_look(service: Service) -> None:
     """See the node before the first caller does; without a driver there is nothing to see yet."""
-    try:
-        await service.look()
-    except MigdError as error:
-        log.warning("%s", error)
+    for look in (service.conflicts.look, service.look):
+        try:
+            await look()
+        except MigdError as error:
+            log.warning("%s", error)
 
 
 async def _until_told(connection: Connection, notifier: Notifier) -> None:
