@@ -70,7 +70,7 @@ async def take_over(arguments: Namespace, out: Terminal) -> Exit:
     report = _Report(given, found, own)
     if not arguments.json:
         print("\n".join(_lines(report, out)))
-    if not found.faults and (found.writes or arguments.disable) and _agreed(arguments):
+    if not found.faults and (found.writes or arguments.disable) and await _agreed(arguments):
         await _do(report, arguments, daemon)
     if arguments.json:
         print(text.as_json(_plain(report)))
@@ -145,16 +145,25 @@ def _found(given: Told) -> list[tuple[str, str, str]]:
     return [row("config file", given.config), ("selected", *said), row("hooks file", given.hooks)]
 
 
-def _agreed(arguments: Namespace) -> bool:
+async def _agreed(arguments: Namespace) -> bool:
     """Whether it may be done: asked for beforehand, or by a person at a terminal now."""
     if arguments.yes or arguments.json or not (sys.stdin.isatty() and sys.stdout.isatty()):
         return bool(arguments.yes)
     also = f", and stop and disable {UNIT}" if arguments.disable else ""
+    print(f"do this{also}? [y/N] ", end="", flush=True)
+    return (await _line()).strip().lower() in ("y", "yes")
+
+
+async def _line() -> str:
+    """A line that a person types. Not input(), which would keep Ctrl-C from ending us."""
+    typed = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    loop.add_reader(sys.stdin.fileno(), typed.set)
     try:
-        answer = input(f"do this{also}? [y/N] ")
-    except EOFError:
-        return False
-    return answer.strip().lower() in ("y", "yes")
+        await typed.wait()
+    finally:
+        loop.remove_reader(sys.stdin.fileno())
+    return sys.stdin.readline()
 
 
 def _left(report: _Report, arguments: Namespace, daemon: Daemon, out: Terminal) -> Iterator[str]:

@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from migd.core.conflicts import UNITS, conflict
 from migd.core.plan import Plan
-from migd.errors import MigdError, NoSystemd
+from migd.errors import Conflict, MigdError, NoSystemd
 from migd.host.units import Units
 
 log = logging.getLogger(__name__)
@@ -58,6 +58,11 @@ class Conflicts:
                 raise
             return ()
         return found if needed else ()
+
+    async def refuse(self, plan: Plan) -> None:
+        """Raises Conflict where something stands against this plan; NoSystemd."""
+        for sentence in await self.against(plan):
+            raise Conflict(sentence)
 
     async def stop(self) -> None:
         if self._task:

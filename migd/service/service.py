@@ -274,13 +274,14 @@ class Service:
         """Start a job that gives all GPUs back what they should have; its id, and who gets what.
 
         At boot nobody has been asked, so a GPU that is in use is left, and may be reset if not.
-        Raises Busy, StateUnwritable, and what look() raises.
+        Raises Busy, Conflict, StateUnwritable, and what look() raises.
         """
         async with self._preparing:
             self.jobs.refuse_if_busy()
             view = await self.look()
             there = [g for g in view.gpus if g.uuid not in view.troubled]
             back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
+            await self.conflicts.refuse(Plan(back.plans))
             trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
             made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))

@@ -3,9 +3,11 @@
 import json
 import os
 import pty
+import select
+import signal
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -159,7 +161,7 @@ def test_a_link_to_the_services_own_file_does_not_make_us_write_that(host: Host)
 def test_a_file_that_changes_meanwhile_is_left(host: Host, monkeypatch: Any) -> None:
     host.write("etc/migd/migd.yaml", "# mine\n")
 
-    def agreed(_: object) -> bool:
+    async def agreed(_: object) -> bool:
         host.write("etc/migd/migd.yaml", "# theirs\n")
         return True
 
@@ -193,11 +195,13 @@ def test_who_may_not_write_is_told_so(host: Host, capsys: Captured) -> None:
 # -- at a terminal ---------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize(
-    ("answer", "done"),
-    [("y\n", True), ("yes\n", True), ("n\n", False), ("\n", False), ("\x04", False)],
-)
-def test_at_a_terminal_it_asks(host: Host, answer: str, done: bool) -> None:
+def at_terminal(
+    host: Host, react: Callable[[subprocess.Popen[bytes], int], None]
+) -> tuple[int, str]:
+    """Run migctl at a terminal, and do something once it asks; its exit code, and what it wrote.
+
+    react: is given the process, and the person's end of the terminal
+    """
     script = (
         "import sys\nfrom migd.cli import migparted\nfrom migd.cli.main import main\n"
         "from pathlib import Path\n"
@@ -209,33 +213,44 @@ def test_at_a_terminal_it_asks(host: Host, answer: str, done: bool) -> None:
         stdin=theirs,
         stdout=theirs,
         stderr=theirs,
-        start_new_session=True,
         cwd=Path(__file__).parents[3],
     )
     os.close(theirs)
-    seen = ""
-    with os.fdopen(ours, "r+b", buffering=0) as terminal:
-        for chunk in _chunks(terminal.fileno()):
-            seen += chunk
-            if "[y/N]" in seen and answer:
+    seen, asked = b"", False
+    try:
+        while select.select([ours], [], [], 60)[0]:
+            try:
+                seen += os.read(ours, 1 << 16)
+            except OSError:
+                break  # the other end is closed
+            if b"[y/N]" in seen and not asked:
+                asked = True
                 assert not host.own.exists()
-                terminal.write(answer.encode())
-                answer = ""
-    assert process.wait(30) == Exit.DONE
+                react(process, ours)
+        return process.wait(60), seen.decode()
+    finally:
+        process.kill()
+        process.wait()
+        os.close(ours)
+
+
+@pytest.mark.parametrize(
+    ("answer", "done"),
+    [(b"yes\n", True), (b"Y\n", True), (b"no\n", False), (b"\n", False), (b"\x04", False)],
+)
+def test_at_a_terminal_it_asks(host: Host, answer: bytes, done: bool) -> None:
+    wrote: list[int] = []
+    code, seen = at_terminal(host, lambda _, terminal: wrote.append(os.write(terminal, answer)))
+    assert (code, wrote) == (Exit.DONE, [len(answer)])
     assert ("what remains:" in seen) == done
     assert ("nothing was done" in seen) != done
     assert host.own.exists() == done
 
 
-def _chunks(descriptor: int) -> Iterator[str]:
-    while True:
-        try:
-            data = os.read(descriptor, 1 << 16)
-        except OSError:
-            return  # the other end is closed
-        if not data:
-            return
-        yield data.decode()
+def test_ctrl_c_at_the_question(host: Host) -> None:
+    code, _ = at_terminal(host, lambda process, _: process.send_signal(signal.SIGINT))
+    assert code == Exit.DETACHED
+    assert not host.own.exists()
 
 
 # -- with a daemon ---------------------------------------------------------------------------
