@@ -7,6 +7,7 @@ from collections.abc import Callable
 from migd.core.conflicts import UNITS, conflict
 from migd.core.plan import Plan
 from migd.errors import Conflict, MigdError, NoSystemd
+from migd.host.log import Event, fields
 from migd.host.units import Units
 
 log = logging.getLogger(__name__)
@@ -41,7 +42,9 @@ class Conflicts:
         found = tuple(sentence for sentence in told if sentence)
         if found != self.found:
             for sentence in found:
-                log.warning("nothing is changed on this node: %s", sentence)
+                log.warning(
+                    "nothing is changed on this node: %s", sentence, extra=fields(Event.CONFLICT)
+                )
             if not found:
                 log.info("nothing else sets MIG on this node any more")
             self.found = found
