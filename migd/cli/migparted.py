@@ -38,22 +38,37 @@ _DISABLE_S = 600.0
 class Daemon:
     """The daemon, before anything is done.
 
-    answers: whether there is one; offered: its configurations, None if it sees no driver
+    offered: its configurations, None if it sees no driver, or there is none
+    conflicts: what it sees beside it, None if there is none
     """
 
-    answers: bool = False
     offered: frozenset[str] | None = None
+    conflicts: list[str] | None = None
+
+    @property
+    def answers(self) -> bool:
+        return self.conflicts is not None
 
 
 @dataclass
 class _Report:
-    """What is found and planned, and in the end done."""
+    """What is found and planned, and in the end done.
+
+    trouble: why the daemon does not read its files, or refuses some
+    conflicts: what it sees beside it, None where it does not answer
+    others: what it wants of GPUs in place of what is imported
+    """
 
     given: Told
     found: Import
     own: Own
     done: bool = False
     trouble: list[str] = field(default_factory=list)
+    conflicts: list[str] | None = None
+    others: list[str] = field(default_factory=list)
+
+    def good(self, *, disabled: bool) -> bool:
+        return not (self.found.faults or self.trouble or (disabled and self.conflicts))
 
 
 async def take_over(arguments: Namespace, out: Terminal) -> Exit:
@@ -67,7 +82,7 @@ async def take_over(arguments: Namespace, out: Terminal) -> Exit:
     daemon = await _daemon(arguments.timeout)
     options = {"replace": arguments.replace, "with_hooks": not arguments.no_hooks}
     found = planned(given, theirs, own, daemon.offered, **options)
-    report = _Report(given, found, own)
+    report = _Report(given, found, own, conflicts=daemon.conflicts)
     if not arguments.json:
         print("\n".join(_lines(report, out)))
     if not found.faults and (found.writes or arguments.disable) and await _agreed(arguments):
@@ -75,8 +90,8 @@ async def take_over(arguments: Namespace, out: Terminal) -> Exit:
     if arguments.json:
         print(text.as_json(_plain(report)))
     elif not found.faults:
-        print("\n".join(_left(report, arguments, daemon, out)))
-    return Exit.FAILED if found.faults or report.trouble else Exit.DONE
+        print("\n".join(_left(report, arguments, out)))
+    return Exit.DONE if report.good(disabled=arguments.disable) else Exit.FAILED
 
 
 # -- what is there ---------------------------------------------------------------------------
@@ -107,7 +122,8 @@ async def _daemon(timeout_s: float) -> Daemon:
     except Failure:
         return Daemon()
     sees = manager.get("Driver")
-    return Daemon(answers=True, offered=frozenset(manager.get("Configs", ())) if sees else None)
+    offered = frozenset(manager.get("Configs", ())) if sees else None
+    return Daemon(offered, list(manager.get("Conflicts", ())))
 
 
 # -- what is said ----------------------------------------------------------------------------
@@ -166,17 +182,25 @@ async def _line() -> str:
     return sys.stdin.readline()
 
 
-def _left(report: _Report, arguments: Namespace, daemon: Daemon, out: Terminal) -> Iterator[str]:
+def _left(report: _Report, arguments: Namespace, out: Terminal) -> Iterator[str]:
     """What is done, and what remains to do."""
     if not report.done and (report.found.writes or arguments.disable):
         yield "nothing was done; run it with --yes"
         return
     for error in report.trouble:
         yield out.paint(Style.BAD, f"configuration refused: {out.sentence(error)}")
+    asked = report.conflicts is not None
     if report.done:
-        yield "done, and migd has read its files" if daemon.answers else "done"
-    remaining = [] if arguments.disable else [" ".join(_DISABLE)]
-    remaining += [] if daemon.answers else ["migctl reload"]
+        yield "done, and migd has read its files" if asked else "done"
+    for sentence in report.conflicts or ():
+        yield out.paint(Style.WARNING, f"migd changes nothing yet: {out.sentence(sentence)}")
+    if report.others:
+        yield (
+            f"some GPUs are wanted otherwise ({out.safe(', '.join(report.others))}), as somebody "
+            "chose at run time; `config-authority: file` in migd.yaml lets the file decide"
+        )
+    remaining = [] if asked or arguments.disable else [" ".join(_DISABLE)]
+    remaining += [] if asked else ["migctl reload"]
     if remaining:
         yield "what remains:"
         yield from (f"  {command}" for command in remaining)
@@ -201,6 +225,7 @@ def _plain(report: _Report) -> Mapping[str, Any]:
         "config": found.config,
         "notes": found.notes,
         "faults": [*found.faults, *report.trouble],
+        "conflicts": report.conflicts or [],
         "done": report.done,
     }
 
@@ -213,9 +238,9 @@ async def _do(report: _Report, arguments: Namespace, daemon: Daemon) -> None:
     _write(report.found, report.own)
     if arguments.disable:
         await _disable()
-    if daemon.answers:
-        report.trouble += await _reload(arguments.timeout)
     report.done = True
+    if daemon.answers:
+        await _reload(report, arguments.timeout)
 
 
 def _write(found: Import, own: Own) -> None:
@@ -247,11 +272,17 @@ async def _disable() -> None:
         raise Failure(Exit.FAILED, f"the files are written, but `{command}` ended with {status}")
 
 
-async def _reload(timeout_s: float) -> list[str]:
-    """Have the daemon read its files again; why it does not, or refuses some."""
+async def _reload(report: _Report, timeout_s: float) -> None:
+    """Have the daemon read its files again, and see what it makes of them."""
     try:
         async with client(timeout_s, interactive=sys.stdin.isatty()) as connected:
             await connected.change("Reload")
+            manager = await connected.properties(ROOT, MANAGER)
     except Failure as failure:
-        return [failure.message]
-    return []
+        report.trouble.append(failure.message)
+        report.conflicts = None
+        return
+    report.conflicts = list(manager.get("Conflicts", ()))
+    if report.found.config:
+        wanted = set(manager.get("Wanted", {}).values())
+        report.others = sorted(wanted - {report.found.config})

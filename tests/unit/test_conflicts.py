@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable, Collection, Iterable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,6 +12,8 @@ from migd.core.conflicts import UNITS, conflict
 from migd.core.model import Impact
 from migd.core.plan import Plan
 from migd.errors import Conflict, ImpactExceeded, InUse, MigdError, NoSystemd
+from migd.host.bus import Signal
+from migd.host.units import Units as RealUnits
 from migd.host.units import UnitState
 from migd.service.conflicts import Conflicts
 from migd.service.request import Blocker, Request, blockers, refuse_if_blocked
@@ -139,6 +142,33 @@ def test_it_looks_again_when_systemd_tells_of_a_change() -> None:
         await conflicts.stop()
 
     run(main())
+
+
+@pytest.mark.parametrize(
+    ("member", "values", "heard"),
+    [
+        ("UnitFilesChanged", (), True),
+        ("Reloading", (False,), True),
+        ("JobNew", (7, "/job/7", MIG_MANAGER), True),
+        ("JobRemoved", (7, "/job/7", MIG_MANAGER, "done"), True),
+        ("JobRemoved", (7, "/job/7", "other.service", "done"), False),
+        ("JobRemoved", (7,), False),
+        ("UnitNew", (MIG_MANAGER, "/unit/x"), False),
+    ],
+)
+def test_what_systemd_says_that_is_a_reason_to_look(
+    member: str, values: tuple[object, ...], heard: bool
+) -> None:
+    listeners: list[Callable[[Signal], None]] = []
+    manager: Any = SimpleNamespace(listen=listeners.append)
+    units = RealUnits(manager, SimpleNamespace())  # type: ignore[arg-type]
+    calls: list[None] = []
+    units.when_changed(UNITS, lambda: calls.append(None))
+    for told in listeners:
+        told(
+            Signal("/org/freedesktop/systemd1", "org.freedesktop.systemd1.Manager", member, values)
+        )
+    assert bool(calls) == heard
 
 
 def test_the_order_of_what_stands_in_the_way() -> None:

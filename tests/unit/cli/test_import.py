@@ -272,10 +272,7 @@ def test_the_daemon_knows_what_is_generated_and_reads_the_files(
     assert (code, fake.members()) == (Exit.DONE, ["Reload"])
     assert host.files == {"migd.yaml": "config: all-enabled\n"}
     out = capsys.readouterr().out
-    assert out.endswith(
-        "done, and migd has read its files\n"
-        "what remains:\n  systemctl disable --now nvidia-mig-manager.service\n"
-    )
+    assert out.endswith("\ndone, and migd has read its files\n")
     host.select("all-9g.1gb")
     code, _ = against(bus, setup, *host.arguments("--yes"))
     assert code == Exit.FAILED
@@ -289,6 +286,25 @@ def test_a_daemon_without_a_driver_cannot_tell(
     code, _ = against(bus, lambda fake: fake.show({}, Driver="", Configs=[]), *host.arguments())
     assert code == Exit.DONE
     assert "whether migd has half could not be checked" in capsys.readouterr().out
+
+
+def test_what_the_daemon_makes_of_it(host: Host, bus: PrivateBus, capsys: Captured) -> None:
+    conflict = f"{UNIT} is enabled: turn it off"
+
+    def setup(fake: Daemon) -> None:
+        fake.answers["Reload"] = ()
+        fake.show({}, Conflicts=[conflict], Wanted={"GPU-1": "half", "GPU-2": "all-enabled"})
+
+    code, _ = against(bus, setup, *host.arguments("--yes"))
+    assert code == Exit.DONE
+    told = capsys.readouterr().out
+    assert f"migd changes nothing yet: {conflict}\n" in told
+    assert "some GPUs are wanted otherwise (all-enabled)" in told
+    assert "what remains" not in told
+    # Again, when no file is left to write.
+    against(bus, setup, *host.arguments("--yes"))
+    told = capsys.readouterr().out
+    assert told.endswith(f"already\nmigd changes nothing yet: {conflict}\n")
 
 
 def test_a_daemon_that_refuses_to_read_is_heard(
@@ -326,6 +342,19 @@ def test_it_is_turned_off_only_on_request(host: Host, systemctl: Path, capsys: C
     assert main(host.arguments("--yes", "--disable")) == Exit.DONE
     assert systemctl.read_text() == f"disable --now {UNIT}\n"
     assert capsys.readouterr().out.endswith("done\nwhat remains:\n  migctl reload\n")
+
+
+def test_it_is_turned_off_and_yet_in_the_way(
+    host: Host, bus: PrivateBus, systemctl: Path, capsys: Captured
+) -> None:
+    def setup(fake: Daemon) -> None:
+        fake.answers["Reload"] = ()
+        fake.show({}, Conflicts=[f"{UNIT} is at work"])
+
+    code, _ = against(bus, setup, *host.arguments("--yes", "--disable"))
+    assert systemctl.exists()
+    assert code == Exit.FAILED
+    assert f"migd changes nothing yet: {UNIT} is at work\n" in capsys.readouterr().out
 
 
 def test_it_cannot_be_turned_off(host: Host, systemctl: Path, capsys: Captured) -> None:
