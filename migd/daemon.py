@@ -5,7 +5,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from migd import __version__, names
@@ -136,11 +136,14 @@ def _start(watch: Watch) -> None:
 
 async def _first_look(service: Service) -> None:
     """See the node before the first caller does; without a driver there is nothing to see yet."""
-    for look in (service.conflicts.look, service.look):
-        try:
-            await look()
-        except MigdError as error:
-            log.warning("%s", error)
+    await asyncio.gather(_tried(service.look()), _tried(service.conflicts.look()))
+
+
+async def _tried(look: Awaitable[object]) -> None:
+    try:
+        await look
+    except MigdError as error:
+        log.warning("%s", error)
 
 
 async def _until_told(connection: Connection, notifier: Notifier) -> None:
