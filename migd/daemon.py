@@ -5,7 +5,7 @@ import asyncio
 import logging
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Awaitable, Sequence
 from pathlib import Path
 
 from migd import __version__, names
@@ -136,8 +136,12 @@ def _start(watch: Watch) -> None:
 
 async def _first_look(service: Service) -> None:
     """See the node before the first caller does; without a driver there is nothing to see yet."""
+    await asyncio.gather(_tried(service.look()), _tried(service.conflicts.look()))
+
+
+async def _tried(look: Awaitable[object]) -> None:
     try:
-        await service.look()
+        await look
     except MigdError as error:
         log.warning("%s", error)
 

@@ -8,6 +8,7 @@
     +-- Overruled             migd.yaml decides what is asked for otherwise
     +-- NotSupported          the GPU or its driver cannot
     +-- NoSpace               the instances do not fit on the GPU
+    +-- Conflict              another unit of this host sets MIG by itself
     +-- InUse                 processes hold what must change
     +-- ClientStuck           a unit or process does not stop, or not start
     +-- NoSystemd             the service manager does not answer
@@ -86,6 +87,10 @@ class NotSupported(MigdError):
 
 class NoSpace(MigdError):
     dbus_name = f"{names.ERROR}.NoSpace"
+
+
+class Conflict(MigdError):
+    dbus_name = f"{names.ERROR}.Conflict"
 
 
 class InUse(MigdError):

@@ -18,6 +18,7 @@ CONFIG_FILE = "config.yaml"
 SETTINGS_FILE = "migd.yaml"
 CLIENTS_FILE = "clients.yaml"
 CLIENTS_DIR = "clients.d"
+HOOKS_FILE = "hooks.yaml"
 STATE_FILE = "state.json"
 JOURNAL_FILE = "journal"
 # In the runtime folder, so for this boot only: how the put-back of this boot ended.

@@ -1,6 +1,7 @@
 """migd on the bus: shows the service as objects, and hands calls to it. Decides nothing."""
 
 import asyncio
+import contextlib
 import logging
 from importlib.resources import files
 from typing import Any
@@ -14,7 +15,7 @@ from migd.bus.connection import BUS, BUS_PATH, BusError, Connection
 from migd.bus.contract import load
 from migd.bus.exporter import Call, Exporter, Handler
 from migd.core.job import PastJob
-from migd.errors import AccessDenied, MigdError
+from migd.errors import AccessDenied, MigdError, NoSystemd
 from migd.service.putback import PutBack
 from migd.service.service import Service
 
@@ -188,7 +189,11 @@ class Front:
         return ([objects.client(s) for s in await self._asked.clients()],)
 
     async def _reload(self, _: Call) -> None:
-        self._asked.reload()
+        try:
+            self._asked.reload()
+        finally:
+            with contextlib.suppress(NoSystemd):
+                await self._asked.conflicts.look()
 
     async def _cancel(self, call: Call) -> None:
         self._asked.jobs.cancel(int(call.path.rpartition("/")[2]))

@@ -22,7 +22,7 @@ from migd.core.steps import (
     action,
     sentence,
 )
-from migd.errors import Hung, ImpactExceeded, Nvml
+from migd.errors import Conflict, Hung, ImpactExceeded, Nvml
 from migd.service.job import Job
 from migd.service.request import Blocker
 from migd.service.service import Planned, Service
@@ -66,6 +66,7 @@ def _manager(service: Service, job: Job | None) -> Properties:
         "ConfigErrors": list(service.config_errors),
         "Drift": list(service.drift.sentences),
         "DriftSince": service.drift.since,
+        "Conflicts": list(service.conflicts.found),
     }
 
 
@@ -196,11 +197,19 @@ def _not_returning(clearing: Clearing) -> list[dict[str, Variant]]:
 def _blocker(blocker: Blocker) -> dict[str, Variant]:
     told = {"message": Variant("s", str(blocker.error))}
     if blocker.client is None:
-        kind = "module" if blocker.module else "unit"
-        kind = "impact" if isinstance(blocker.error, ImpactExceeded) else kind
-        return {"kind": Variant("s", kind), **told}
+        return {"kind": Variant("s", _kind(blocker)), **told}
     told |= _holder(blocker.client.holder) | (_of(blocker.use) if blocker.use else {})
     return {"kind": Variant("s", "process"), **told}
+
+
+def _kind(blocker: Blocker) -> str:
+    """What stands in the way, if it is no process."""
+    match blocker.error:
+        case ImpactExceeded():
+            return "impact"
+        case Conflict():
+            return "conflict"
+    return "module" if blocker.module else "unit"
 
 
 def _of(use: Use) -> dict[str, Variant]:

@@ -9,6 +9,7 @@ from argparse import (
 )
 
 from migd import __version__
+from migd.names import CONFIG_DIR
 
 _EXITS = """\
 exit codes:
@@ -50,6 +51,12 @@ def parser() -> ArgumentParser:
     _naming(staging)
     checking = _verb(verbs, "check", "judge files, without a daemon and without a GPU")
     _checking(checking)
+    importing = _verb(
+        verbs,
+        "import-mig-parted",
+        "take over what nvidia-mig-manager.service is configured to do; shows it first",
+    )
+    _importing(importing)
     _verb(verbs, "clients", "list who has a GPU, and what would become of each for a change")
     _verb(verbs, "export", "print what is on the node as YAML")
     _verb(verbs, "jobs", "list the running job and the last ones")
@@ -90,6 +97,29 @@ def _checking(to: ArgumentParser) -> None:
         dest="kind",
         choices=_KINDS,
         help="what the files are; default: what their keys tell, or else their names",
+    )
+
+
+def _importing(to: ArgumentParser) -> None:
+    to.add_argument(
+        "-y", "--yes", action="store_true", help="write the files; without, ask on a terminal"
+    )
+    to.add_argument(
+        "--disable",
+        action="store_true",
+        help="then also stop and disable nvidia-mig-manager.service",
+    )
+    to.add_argument(
+        "--replace",
+        action="store_true",
+        help="replace files of migd that differ; they are kept as FILE.before-import",
+    )
+    to.add_argument("--no-hooks", action="store_true", help="leave the hooks file out")
+    to.add_argument(
+        "--config-dir",
+        metavar="DIR",
+        default=CONFIG_DIR,
+        help=f"where migd has its files; default: {CONFIG_DIR}",
     )
 
 

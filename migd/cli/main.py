@@ -59,6 +59,10 @@ async def run(arguments: Namespace) -> Exit:
 
         return check(arguments, out)
     try:
+        if arguments.verb == "import-mig-parted":
+            from migd.cli.migparted import take_over
+
+            return await take_over(arguments, out)
         async with client(arguments.timeout, interactive=sys.stdin.isatty()) as connected:
             return await _VERBS[arguments.verb](connected, arguments, out)
     except Failure as failure:

@@ -72,6 +72,8 @@ def _head(manager: Properties, out: Terminal) -> Iterator[str]:
         yield out.paint(Style.BAD, f"drift: {out.sentence(sentence)}")
     for error in manager.get("ConfigErrors", ()):
         yield out.paint(Style.BAD, f"configuration refused: {out.sentence(error)}")
+    for conflict in manager.get("Conflicts", ()):
+        yield out.paint(Style.BAD, f"nothing is changed: {out.sentence(conflict)}")
 
 
 def gpu_lines(gpu: Gpu, out: Terminal) -> Iterator[str]:

@@ -6,7 +6,7 @@ ends can be lost with its old connection: each job that is waited for is asked a
 """
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -58,6 +58,7 @@ class Manager:
         self._jobs: set[Job] = set()
         self._early: dict[str, str] = {}
         self._enqueuing = 0
+        self._listeners: list[Callable[[Signal], None]] = []
 
     async def available(self) -> bool:
         """Whether systemd is on this bus. Raises NoSystemd where it is, or was, and is silent."""
@@ -87,6 +88,10 @@ class Manager:
         except Refused as error:
             raise NoSystemd(f"systemd does not tell its state: {error}") from error
         return str(value)
+
+    def listen(self, told: Callable[[Signal], None]) -> None:
+        """Have `told` called with each signal of the manager, once and as long as we follow it."""
+        self._listeners.append(told)
 
     # -- jobs ----------------------------------------------------------------------------
 
@@ -225,6 +230,8 @@ class Manager:
             self._move.set_result(None)
 
     def _heard(self, signal: Signal) -> None:
+        for told in self._listeners:
+            told(signal)
         if signal.path == _PATH and signal.member == "JobRemoved" and len(signal.values) == 4:
             _, path, _, result = signal.values
             for job in self._jobs:

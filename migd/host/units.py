@@ -4,13 +4,13 @@ import asyncio
 import contextlib
 import re
 import shutil
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Any
 
 from migd.errors import ClientStuck, MigdError, NoSystemd
-from migd.host.bus import Refused
+from migd.host.bus import Refused, Signal
 from migd.host.manager import LOST, Job, Manager
 from migd.host.programs import Programs
 
@@ -28,6 +28,8 @@ _BOOTING = frozenset({"initializing", "starting"})
 # StopPropagatedFrom=.
 _STOPS_ALONG = ("RequiredBy", "RequisiteOf", "BoundBy", "ConsistsOf", "PropagatesStopTo")
 _MAX_ALONG = 500
+# Signals of the manager; Reloading comes at the begin and at the end.
+_FILES_CHANGED = frozenset({"UnitFilesChanged", "Reloading"})
 _LINES = 5
 _JOURNAL_S = 10.0
 
@@ -142,6 +144,20 @@ class Units:
         paths = {n: r[6] for n, r in rows if r and (r[2] != "not-found" or r[3] not in _ENDED)}
         states = await asyncio.gather(*(self._read(*item) for item in paths.items()))
         return {**found, **dict(zip(paths, states, strict=True))}
+
+    def when_changed(self, names: Collection[str], call: Callable[[], None]) -> None:
+        """Call back when unit files were changed or read anew, or a unit has got or lost a job.
+
+        Only as long as systemd has been asked for something since it came to the bus, and not for
+        what changes in other ways: a hint to look again, and no more.
+        """
+
+        def heard(signal: Signal) -> None:
+            of_jobs = signal.member in ("JobNew", "JobRemoved") and len(signal.values) > 2
+            if signal.member in _FILES_CHANGED or (of_jobs and signal.values[2] in names):
+                call()
+
+        self._manager.listen(heard)
 
     async def along(self, name: str) -> tuple[UnitState, ...]:
         """What is active and would stop along with a unit, each before those it needs.

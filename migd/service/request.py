@@ -2,13 +2,14 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from migd.core.clients import Clearing
 from migd.core.holders import Client, Use
 from migd.core.model import Impact
 from migd.core.plan import Plan
-from migd.errors import Changed, ImpactExceeded, InUse, MigdError
+from migd.errors import Changed, Conflict, ImpactExceeded, InUse, MigdError
 
 _NAMED = 5
 
@@ -47,8 +48,13 @@ class Blocker:
     module: str = ""
 
 
-def blockers(plan: Plan, clearing: Clearing, request: Request) -> list[Blocker]:
-    """All that stands in the way of `plan`, the worst first."""
+def blockers(
+    plan: Plan, clearing: Clearing, request: Request, conflicts: Sequence[str] = ()
+) -> list[Blocker]:
+    """All that stands in the way of `plan`, the worst first.
+
+    conflicts: with what else is on this host, in sentences
+    """
     found = []
     if plan.impact.rank > request.max_impact.rank:
         reach = [str(g.gpu) for g in plan.gpus if g.impact.rank > request.max_impact.rank]
@@ -60,6 +66,7 @@ def blockers(plan: Plan, clearing: Clearing, request: Request) -> list[Blocker]:
                 )
             )
         )
+    found += [Blocker(Conflict(sentence)) for sentence in conflicts]
     found += [Blocker(InUse(b.message), b.client, b.use, b.module) for b in clearing.blocked]
     return found
 
@@ -68,7 +75,7 @@ def refuse_if_blocked(found: list[Blocker]) -> None:
     """Raise the first blocker's error; of clients, name the first few in one sentence."""
     if not found:
         return
-    if isinstance(found[0].error, ImpactExceeded):
+    if not isinstance(found[0].error, InUse):
         raise found[0].error
     named = "; ".join(str(b.error) for b in found[:_NAMED])
     more = f"; and {len(found) - _NAMED} more" if len(found) > _NAMED else ""

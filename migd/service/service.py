@@ -25,6 +25,7 @@ from migd.nvml.client import NvmlClient
 from migd.service.after import After
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
+from migd.service.conflicts import Conflicts
 from migd.service.drift import Drift
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
@@ -90,6 +91,7 @@ class Service:
         self._preparing = asyncio.Lock()
         self._reboot = Reboot(logind, store, self._strangers)
         self.jobs = Jobs(self, nvml, clients, after, store, journal, audience, self._reboot, smi)
+        self.conflicts = Conflicts(clients.units, audience.changed)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -112,6 +114,7 @@ class Service:
 
     async def stop(self) -> None:
         await self.jobs.stop()
+        await self.conflicts.stop()
         await self._nvml.close()
         self._store.close()
 
@@ -146,7 +149,8 @@ class Service:
         if any(b.client and not b.client.holder.started for b in clearing.blocked):
             # It has ended since NVML listed it, or is out of sight: NVML's next list tells which.
             clearing = await self.clearing(made, by)
-        planned = Planned(choice, made, clearing, blockers(made, clearing, request))
+        conflicts = await self.conflicts.against(made)
+        planned = Planned(choice, made, clearing, blockers(made, clearing, request, conflicts))
         refuse_if_changed(planned.digest, request)
         return planned
 
@@ -270,13 +274,14 @@ class Service:
         """Start a job that gives all GPUs back what they should have; its id, and who gets what.
 
         At boot nobody has been asked, so a GPU that is in use is left, and may be reset if not.
-        Raises Busy, StateUnwritable, and what look() raises.
+        Raises Busy, Conflict, StateUnwritable, and what look() raises.
         """
         async with self._preparing:
             self.jobs.refuse_if_busy()
             view = await self.look()
             there = [g for g in view.gpus if g.uuid not in view.troubled]
             back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
+            await self.conflicts.refuse(Plan(back.plans))
             trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
             made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))

@@ -47,6 +47,7 @@ def manager(**different: Any) -> dict[str, Any]:
         "ConfigErrors": [],
         "Drift": [],
         "DriftSince": 0,
+        "Conflicts": [],
     } | different
 
 

@@ -42,7 +42,7 @@ def test_wrong_use_ends_with_2(arguments: list[str], capsys: pytest.CaptureFixtu
 def test_every_verb_has_its_function() -> None:
     (verbs,) = (a.choices for a in parser()._actions if a.dest == "verb")
     assert verbs is not None
-    assert set(verbs) == {*_VERBS, "check"}
+    assert set(verbs) == {*_VERBS, "check", "import-mig-parted"}
 
 
 def test_version(capsys: pytest.CaptureFixture[str]) -> None:

@@ -112,6 +112,7 @@ def test_what_is_wrong_stands_on_top() -> None:
         RebootOwed="GPU 0 needs a reset",
         Drift=["GPU 0 (x\x1b[2J): is new", "GPU 1 (y): is gone"],
         ConfigErrors=["config.yaml, line 3: bad\x1b[2J"],
+        Conflicts=["other.service is enabled: turn it off"],
     )
     assert (
         told
@@ -122,6 +123,7 @@ reboot owed: GPU 0 needs a reset
 drift: GPU 0 (x\\x1b[2J): is new
 drift: GPU 1 (y): is gone
 configuration refused: config.yaml, line 3: bad\\x1b[2J
+nothing is changed: other.service is enabled: turn it off
 no GPUs
 """
     )
