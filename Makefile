@@ -1,5 +1,5 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit bench deb rpm clean
+.PHONY: demo test lint unit bench soak deb rpm clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
@@ -29,6 +29,11 @@ unit:
 bench:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.bench
+
+# What it costs to do nothing, in ten minutes.
+soak:
+	@packaging/prepare test
+	@$(BIN)/python -m tests.soak
 
 # The packages of the working tree, in dist/.
 deb:

@@ -52,23 +52,23 @@ def _memory(report: Report, daemon: Daemon) -> None:
     daemon.plan(_ALL)
     (worker,) = daemon.worker_pids()
     rows = [
-        Row("worker, busy", _resident(worker), "MB", "RSS; there only while needed"),
+        Row("worker, busy", resident(worker), "MB", "RSS; there only while needed"),
         Row("worker, busy, its own", _private(worker), "MB", "private pages"),
     ]
     for config in (_ALL, "all-balanced", "all-disabled"):
         daemon.applied(config)
-    rows.append(Row("daemon, after three jobs", _resident(daemon.pid), "MB", "RSS"))
+    rows.append(Row("daemon, after three jobs", resident(daemon.pid), "MB", "RSS"))
     wait_for(lambda: not daemon.worker_pids(), timeout=20, what="the worker stays")
-    rows.append(Row("daemon, idle", _resident(daemon.pid), "MB", "RSS"))
+    rows.append(Row("daemon, idle", resident(daemon.pid), "MB", "RSS"))
     rows.append(Row("daemon, idle, its own", _private(daemon.pid), "MB", "private pages"))
     report.add("memory", *rows)
-    before = _wakeups(daemon.pid)
+    before = wakeups(daemon.pid)
     time.sleep(_IDLE_S)
-    count = _wakeups(daemon.pid) - before
+    count = wakeups(daemon.pid) - before
     report.add("idle", Row("wake-ups without a watchdog", count, "", f"in {_IDLE_S:g} s"))
 
 
-def _resident(pid: int) -> float:
+def resident(pid: int) -> float:
     """RSS in MB."""
     return _smaps(pid, ("Rss",))
 
@@ -83,7 +83,7 @@ def _smaps(pid: int, names: tuple[str, ...]) -> float:
     return kib * 1024 / 1e6
 
 
-def _wakeups(pid: int) -> int:
+def wakeups(pid: int) -> int:
     """How often all its threads have gone to sleep by themselves."""
     count = 0
     for task in Path(f"/proc/{pid}/task").iterdir():

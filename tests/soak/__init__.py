@@ -1,0 +1,1 @@
+"""What takes long to be seen: `make soak`."""
