@@ -152,11 +152,10 @@ def test_the_unit_of_the_toolkit(boot: Boot, node: Node) -> None:
     unit = f"{ETC}/{REFRESH}"
     assert host.applied("all-1g.10gb", gpus=["0"])[0] == "done"
     assert spec(host, OUTPUT) is None  # the unit decides
-    # It fails, and again; the last words are told.
-    change(host, unit, LATE.replace("'nvidia-smi -L'", "'echo no NVML; exit 9'"))
+    # It fails, and again.
+    change(host, unit, LATE.replace("'nvidia-smi -L'", "'exit 9'"))
     told = broken(host, "all-2g.20gb")
-    assert f"{REFRESH} did not start" in told
-    assert "no NVML" in told
+    assert f"{REFRESH} did not start: exit-code, exit status 9" in told
     # It fails once, and is started again by systemd.
     once = "'[ -e /run/once ] || { touch /run/once; exit 9; }'"
     change(host, unit, LATE.replace("'nvidia-smi -L'", once))
