@@ -109,10 +109,14 @@ def _in_force(gpu: Gpu) -> bool:
 
 
 def _refusal(gpu: Gpu, wanted: Mode, told: Told) -> MigdError:
+    """Why a GPU was not reset. Persistence mode is a client: NVIDIA/NVSentinel issue 1690."""
     if told.came is Came.IN_USE:
         module = drm()
         also = f"; {module}, and that can be what uses it (`rmmod nvidia_drm`)" if module else ""
-        return InUse(f"{gpu} was not reset: nvidia-smi says that another client uses it{also}")
+        return InUse(
+            f"{gpu} was not reset: nvidia-smi says that another client uses it{also}. Persistence "
+            f"mode without nvidia-persistenced counts, too (`nvidia-smi -i {gpu.index} -pm 0`)"
+        )
     if told.came is Came.NOT_SUPPORTED:
         return ResetRequired(
             f"{gpu} cannot be reset on this host (a virtual machine, perhaps), so only a reboot "

@@ -1,18 +1,25 @@
 """What nvidia-smi says of a reset, and what stands in the way of one."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any, cast
 
 import pytest
 
 from migd.core.holders import Client, Holder, How, Use
 from migd.core.model import Gpu, Mode, Target
 from migd.core.plan import plan
-from migd.core.reset import Came, Drm, addresses, blocked_by_drm, told, unfit_peers
+from migd.core.reset import Came, Drm, Told, addresses, blocked_by_drm, told, unfit_peers
+from migd.errors import Hung, NotSupported
 from migd.host.nodes import Places
-from migd.host.reset import drm
+from migd.host.programs import Finished, Programs
+from migd.host.reset import Smi, drm
 from tests.support import boards
+from tests.support.bus import run
 
+A100 = boards.gpu("a100-40gb", mode=Mode.DISABLED)
+H100 = boards.gpu("h100-80gb-sxm5", mode=Mode.DISABLED, index=1)
 OURS = "0000:1a:00.0"
 IN_USE = """
 The following GPUs could not be reset:
@@ -76,10 +83,72 @@ def test_addresses() -> None:
     ]
 
 
+# -- the program -------------------------------------------------------------------------------
+
+
+class FakePrograms:
+    """Runs nothing, and ends as it is told."""
+
+    def __init__(self, *ends: Finished) -> None:
+        self.ends = list(ends)
+        self.runs: list[tuple[Sequence[str], float]] = []
+
+    async def run(self, arguments: Sequence[str], *, limit_s: float, **_: object) -> Finished:
+        self.runs.append((arguments, limit_s))
+        return self.ends.pop(0)
+
+
+def smi_of(folder: Path, programs: FakePrograms) -> Smi:
+    return Smi(cast("Any", programs), 20, path=f"/nowhere:{folder}")
+
+
+def test_the_command(tmp_path: Path) -> None:
+    done = Finished(0, 0, "GPU 00000000:01:00.0 was successfully reset.\nAll done.\n")
+    late = Finished(None, 15, "Resetting", in_time=False)
+    programs = FakePrograms(done, done, late)
+    smi = smi_of(tmp_path, programs)
+    with pytest.raises(NotSupported, match=f"there is no nvidia-smi in /nowhere:{tmp_path}"):
+        run(smi.reset([A100]))
+    program = tmp_path / "nvidia-smi"
+    program.touch(mode=0o755)
+    assert run(smi.reset([A100])) == Told(Came.DONE, " ".join(done.output.split()), 0)
+    smi.limit_s = 30
+    assert run(smi.reset([A100, H100])).came is Came.DONE
+    told = run(smi.reset([A100]))
+    assert told.came is Came.FAILED
+    assert told.words == "it did not end within 30 s and was ended"
+    one = [str(program), "--gpu-reset", "-i", A100.uuid]
+    both = [*one[:3], f"{A100.uuid},{H100.uuid}"]
+    assert programs.runs == [(one, 20), (both, 45), (one, 30)]
+
+
+class FakeManager:
+    """Has a program that runs, for so many questions; None: for good."""
+
+    def __init__(self, times: int | None) -> None:
+        self.times = times
+
+    async def call(self, member: str, signature: str, arguments: Sequence[Any]) -> list[Any]:
+        assert (member, signature) == ("ListUnitsByPatterns", "asas")
+        assert arguments[1] == ["migd-run-*.service"]
+        if self.times is not None:
+            self.times -= 1
+        return [[] if self.times == 0 else [["migd-run-7-1.service"]]]
+
+
+def test_what_a_dead_daemon_runs_is_waited_for(tmp_path: Path) -> None:
+    left = tmp_path / "migd-run-7-1.service.out"
+    left.touch()
+    (tmp_path / "worker.lock").touch()
+    with pytest.raises(Hung, match=r"migd-run-7-1\.service, which an earlier migd began"):
+        run(Programs(cast("Any", FakeManager(None)), tmp_path).settled(0.01))
+    assert left.exists()
+    run(Programs(cast("Any", FakeManager(2)), tmp_path).settled(20))
+    assert [p.name for p in tmp_path.iterdir()] == ["worker.lock"]
+
+
 # -- nvidia_drm --------------------------------------------------------------------------------
 
-A100 = boards.gpu("a100-40gb", mode=Mode.DISABLED)
-H100 = boards.gpu("h100-80gb-sxm5", mode=Mode.DISABLED, index=1)
 ON = Target(Mode.ENABLED, ())
 
 
