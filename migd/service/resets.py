@@ -10,7 +10,7 @@ from migd.core.model import Gpu, Mode
 from migd.core.reset import Came, Told, unfit_peers
 from migd.errors import ImpactExceeded, InUse, MigdError, Nvml, ResetRequired
 from migd.host.reset import Smi, drm
-from migd.nvml.client import NvmlClient
+from migd.nvml.client import NvmlClient, Observation
 from migd.service.clients import Clients
 
 log = logging.getLogger(__name__)
@@ -53,9 +53,9 @@ class Resets:
         wanted: the mode, for the sentence that says why it is not in force
         Raises InUse, ResetRequired, ImpactExceeded, Nvml, Hung, NoDriver; NoSystemd, NotSupported.
         """
-        if gpu.uuid in self._along and _in_force(await self._nvml.snapshot(gpu)):
-            return
-        async with self._nvml.closed():
+        async with self._nvml.closed() as look:
+            if gpu.uuid in self._along and _in_force(gpu, await look()):
+                return  # another of them was first
             told = await self._try([gpu])
         if told.came is Came.PEERS:
             told = await self._with_peers(gpu, told.peers)
@@ -75,11 +75,14 @@ class Resets:
             raise ImpactExceeded(f"{together}, and nothing is known of {', '.join(unknown)}")
         await self._wait_for([there[a].uuid for a in addresses])
         async with self._nvml.closed() as look:
-            gpus = (await look()).gpus
-            if any(_in_force(g) for g in gpus if g.uuid == gpu.uuid):
-                return Told(Came.DONE)  # another of them was first
+            seen = await look()
+            if _in_force(gpu, seen):
+                return Told(Came.DONE)
+            gpus = seen.gpus
             peers = [g for g in gpus if g.pci_address in addresses]
-            if unfit := unfit_peers(peers, await self._clients.look(gpus), self._gpus):
+            unfit = [str(why) for p in peers if (why := seen.troubled.get(p.uuid))]
+            unfit += unfit_peers(peers, await self._clients.look(gpus), self._gpus)
+            if unfit:
                 raise ImpactExceeded(f"{together}, and {'; '.join(unfit)}")
             told = await self._try([gpu, *peers])
             if told.came is Came.DONE:
@@ -104,8 +107,8 @@ class Resets:
         return told
 
 
-def _in_force(gpu: Gpu) -> bool:
-    return gpu.mode == gpu.pending
+def _in_force(gpu: Gpu, seen: Observation) -> bool:
+    return any(g.mode == g.pending for g in seen.gpus if g.uuid == gpu.uuid)
 
 
 def _refusal(gpu: Gpu, wanted: Mode, told: Told) -> MigdError:

@@ -12,7 +12,7 @@ from migd.core.holders import Client, Holder, How, Use
 from migd.core.job import Before, Begun, Choice
 from migd.core.model import Gpu, Mode, layout
 from migd.core.reset import Came, Told
-from migd.errors import ImpactExceeded, InUse, MigdError, Nvml, ResetRequired
+from migd.errors import Hung, ImpactExceeded, InUse, MigdError, Nvml, ResetRequired
 from migd.nvml.client import Observation
 from migd.service import resets as module
 from migd.service.resets import Resets
@@ -38,10 +38,11 @@ class World:
         self.answers = list(answers)
         self.commands: list[list[int]] = []
         self.clients: tuple[Client, ...] = ()
+        self.troubled: dict[str, Hung | Nvml] = {}
         self.open = True
 
     async def observe(self) -> Observation:
-        return Observation("", self.gpus, {}, ())
+        return Observation("", self.gpus, self.troubled, ())
 
     @asynccontextmanager
     async def closed(self) -> AsyncIterator[Callable[[], Awaitable[Observation]]]:
@@ -152,6 +153,16 @@ def test_a_peer_in_use() -> None:
     assert world.commands == [[0]]
 
 
+def test_a_peer_in_trouble() -> None:
+    """What is known of it is how it was."""
+    world = World(peers(GPUS[1]))
+    world.troubled = {GPUS[1].uuid: Hung("it does not answer")}
+    error = world.ends(reset_peers=True)
+    assert isinstance(error, ImpactExceeded)
+    assert "it does not answer" in str(error)
+    assert world.commands == [[0]]
+
+
 def test_another_of_the_job_was_first() -> None:
     """It was reset along after it had asked: once is enough."""
     switched = replace(GPUS[0], mode=Mode.ENABLED)
@@ -174,6 +185,10 @@ def test_those_of_one_job_wait_for_each_other() -> None:
         assert not first.done()
         resets.asked(GPUS[1].uuid)
         await first
+
+        # The other one was reset along, and asks for nothing more.
+        world.gpus = GPUS
+        await resets.reset(GPUS[1], Mode.ENABLED)
 
     run(main(), timeout_s=10)
     assert world.commands == [[0], [0, 1]]
