@@ -18,6 +18,8 @@ REFRESH = "nvidia-cdi-refresh.service"
 _CTK = "nvidia-ctk"
 # What either may take.
 LIMIT_S = 60.0
+# A specification has some kilobytes for each device.
+_LARGEST = 64 << 20
 # Its unit is started again and again where it fails (Restart=on-failure), of which only the first
 # times are waited for: clients are down meanwhile.
 AGAIN_S = 5.0
@@ -90,7 +92,8 @@ class Cdi:
             return Told(f"{_CTK}, which is to write {output}, is not installed", failed=True)
         # By the name of the file it is YAML or JSON (nvidia-ctk cdi generate --help).
         arguments = [program, "cdi", "generate", f"--output={output}"]
-        done = await self._programs.run(arguments, limit_s=LIMIT_S)
+        # The limit is for each file that it writes, and not only for what it says.
+        done = await self._programs.run(arguments, limit_s=LIMIT_S, output_limit=_LARGEST)
         if done.failure:
             return Told(f"CDI may be as before in {output}: {_CTK} {done.failure}", failed=True)
         return Told(f"{_CTK} has written {output}")

@@ -79,7 +79,7 @@ class Programs:
         """Run a program, by its absolute path, to its end.
 
         limit_s: seconds; then it gets SIGTERM, and 5 s later SIGKILL
-        output_limit: bytes; a program that writes more gets SIGXFSZ
+        output_limit: bytes, of each file that it writes; a program that writes more gets SIGXFSZ
         Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
         """
         name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
