@@ -38,7 +38,9 @@ path = next((a.removeprefix("--output=") for a in sys.argv if a.startswith("--ou
 assert sys.argv[1:3] == ["cdi", "generate"] and path
 os.makedirs(os.path.dirname(path), exist_ok=True)
 with open(path + ".new", "w") as file:
-    json.dump({{"devices": sorted(devices), "nodes": sorted(os.listdir("{_CAPS}"))}}, file)
+    spec = {{"devices": sorted(devices), "nodes": sorted(os.listdir("{_CAPS}"))}}
+    # A real one is long.
+    json.dump({{**spec, "mounts": ["x" * 100] * 10000}}, file)
 os.rename(path + ".new", path)
 """
 

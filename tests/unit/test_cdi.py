@@ -125,7 +125,7 @@ class Ctk:
         self._answer = answer
         self.told: list[str] = []
 
-    async def run(self, arguments: Sequence[str], *, limit_s: float) -> Finished:
+    async def run(self, arguments: Sequence[str], *, limit_s: float, output_limit: int) -> Finished:
         self.told = list(arguments)
         return self._answer
 
