@@ -17,7 +17,7 @@ class Return:
     """How GPUs get back what they should have.
 
     plans: in index order; instead: of those that get what was settled in place of what is wanted,
-    why; refused: why others get nothing. Sentences.
+    why, and those that are not there; refused: why others get nothing. Sentences.
     """
 
     plans: tuple[GpuPlan, ...]

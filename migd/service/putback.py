@@ -10,6 +10,7 @@ import logging
 from pathlib import Path
 
 from migd.core.job import Ending, PastJob
+from migd.core.model import Mode
 from migd.errors import Busy, Hung, MigdError, NoDriver, NotPutBack
 from migd.host import files
 from migd.host.log import Event, fields
@@ -106,6 +107,8 @@ class PutBack:
         self._waits = "the driver"
         if none := await self._no_driver():
             return none
+        if all(gpu.mode is Mode.UNSUPPORTED for gpu in service.view.gpus):
+            return "no GPU of this host has MIG"
         while True:
             self._waits = "another job"
             await service.jobs.idle()

@@ -289,7 +289,20 @@ class Service:
             number = await self.jobs.start(
                 made, choice, clearing, self._rules(None), "put-back", Asker(reboots=True)
             )
-            return number, replace(back, refused=(*back.refused, *trouble, *in_use))
+            return number, replace(
+                back,
+                instead=(*back.instead, *self._absent(view)),
+                refused=(*back.refused, *trouble, *in_use),
+            )
+
+    def _absent(self, view: View) -> list[str]:
+        """GPUs of which something is wanted and that are not there, in sentences."""
+        gone = self.wanted.keys() - {g.uuid for g in view.gpus}
+        return [
+            f"GPU {uuid}, which should have {self.wanted[uuid].label}, is not there"
+            for uuid in sorted(gone)
+            if not view.unseen  # it may be one of those of which nothing is known
+        ]
 
     async def _unblocked(
         self, made: Plan, gpus: Sequence[Gpu]

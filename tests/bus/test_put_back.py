@@ -1,5 +1,6 @@
 """PutBack: once a boot, what is wanted, or what was settled; judged by the node."""
 
+import json
 import os
 import sys
 from collections.abc import Iterator
@@ -212,3 +213,25 @@ def test_no_gpu_and_no_driver(tmp_path: Path, no_process_left: None) -> None:
         made.node.unload()
         made.daemon.start()
         assert put_back(made) == "there is no NVIDIA GPU in this host"
+
+
+def test_no_gpu_has_mig(tmp_path: Path, no_process_left: None) -> None:
+    with world(tmp_path, ("t4-16gb", 1)) as made:
+        (made.daemon.config_dir / names.SETTINGS_FILE).write_text("config: all-1g.10gb\n")
+        made.daemon.restart()
+        assert put_back(made) == "no GPU of this host has MIG"
+        assert not made.node.mutating_calls()
+
+
+def test_a_gpu_that_is_not_there_any_more(node_world: World) -> None:
+    made = node_world
+    assert made.daemon.applied("mine", max_impact="reset")[0] == "done"
+    before = everything(made)
+    made.daemon.stop()
+    state = json.loads(made.daemon.state.read_text())
+    state["gpus"]["GPU-gone"] = state["gpus"][made.uuid(0)]
+    made.daemon.state.write_text(json.dumps(state))
+    made.daemon.start()
+    reboot(made)
+    assert "GPU GPU-gone, which should have mine, is not there" in put_back(made)
+    assert everything(made) == before

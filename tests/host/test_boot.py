@@ -34,6 +34,9 @@ mig-configs:
 """
 WANTED = "config: mine\n"
 
+# The ways in which NVIDIA's own service has kept hosts from booting (mig-parted#408, #449, #103):
+# clients that wait for its target are started and waited for from before it; a socket that somebody
+# uses meanwhile starts a client that waits for us; and what must be before us is not.
 # slurmd and docker as their packages have them, as far as their order goes; docker also comes by
 # its socket, which somebody knocks at while the host boots.
 DOCKER = {
