@@ -3,66 +3,40 @@
 import asyncio
 import logging
 import time
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Awaitable, Coroutine, Mapping, Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Protocol
 
 from migd import names
 from migd.core.clients import Clearing, Rules
-from migd.core.holders import Holder
+from migd.core.ends import past_job
 from migd.core.job import (
-    NOTHING_AFTER,
-    Aftermath,
-    Before,
     Begun,
     Choice,
-    ClientOutcome,
-    Ending,
     Outcome,
     PastJob,
     Result,
     Unfinished,
-    result_of,
     unfinished,
 )
-from migd.core.model import Gpu, Impact, Layout, renamed
-from migd.core.plan import GpuPlan, Plan
+from migd.core.model import Gpu, Layout, renamed
+from migd.core.plan import Plan
 from migd.core.reboot import NOBODY, Asker
 from migd.core.wanted import ITSELF
 from migd.errors import (
     Busy,
-    Canceled,
-    Hung,
-    InUse,
-    MigdError,
     NoSuchJob,
-    NoSystemd,
-    RebootOwed,
-    ResetRequired,
     StateUnwritable,
 )
 from migd.host.log import Event, fields
-from migd.host.reset import Smi
-from migd.nvml.client import NvmlClient
-from migd.service.after import After
-from migd.service.clientrun import ClientRun
-from migd.service.clients import Clients
-from migd.service.job import End, Job, begin
+from migd.service.job import Job, begin
 from migd.service.journal import Journal
-from migd.service.reboot import Reboot
-from migd.service.resets import Resets
+from migd.service.runner import Done, Runner, boot_id
 from migd.service.state import GpuState, StateStore
 
 log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 75.0
-# A call that a killed daemon's worker is in goes on to its end: as long as a step may take.
-_LINGER_LIMIT_S = 200.0
-_LINGER_PAUSE_S = 0.5
-# Of those who hold a GPU that the driver says is in use.
-_NAMED = 5
-_IN_USE = "IN_USE"
 
 
 class Audience(Protocol):
@@ -75,13 +49,8 @@ class Audience(Protocol):
 
 
 class Node(Protocol):
-    """What jobs need of the service around them."""
+    """What jobs tell the service around them: a GPU as it is now, and that all is settled."""
 
-    @property
-    def seen_gpus(self) -> Sequence[Gpu]: ...
-    async def observe(self) -> Sequence[Gpu]: ...
-    async def clearing(self, plan: Plan, by: Rules) -> Clearing: ...
-    async def holders(self, gpu: str) -> Sequence[Holder]: ...
     def saw(self, gpu: Gpu) -> None: ...
     def settled(self) -> None: ...
 
@@ -92,24 +61,16 @@ class Jobs:
     def __init__(
         self,
         node: Node,
-        nvml: NvmlClient,
-        clients: Clients,
-        after: After,
+        runner: Runner,
         store: StateStore,
         journal: Journal,
         audience: Audience,
-        reboot: Reboot,
-        smi: Smi,
     ) -> None:
-        self._smi = smi
         self._node = node
-        self._nvml = nvml
-        self._clients = clients
-        self._after = after
+        self._runner = runner
         self._store = store
         self._journal = journal
         self._audience = audience
-        self._reboot = reboot
         self._running: asyncio.Task[PastJob] | None = None
         self._unsaved: dict[str, GpuState] | None = None
         self._stopping = False
@@ -143,7 +104,7 @@ class Jobs:
         reset_peers: GPUs may be reset along that the driver resets only together
         """
         self._save()
-        begun = begin(self._store.next_id(), kind, plan, choice, _boot(), reset_peers=reset_peers)
+        begun = begin(self._store.next_id(), kind, plan, choice, boot_id(), reset_peers=reset_peers)
         if begun.gpus:
             await self._journal.begin(begun)
             if self._stopping:
@@ -151,7 +112,8 @@ class Jobs:
                 self.refuse_if_busy()
             steps = sum(len(g.steps) for g in plan.gpus)
             job = Job(begun, steps, self._audience.changed, self._node.saw)
-            self._launch(job, self._carry_out(job, plan, clearing, by, asker))
+            work = self._runner.carry_out(job, plan, clearing, by, asker)
+            self._launch(job, self._to_its_end(job, work))
             self._audience.job_new(begun.id, begun.type)
         else:
             self._nothing_to_do(begun)
@@ -201,7 +163,7 @@ class Jobs:
             log.warning("job %d was cut short; finishing it", left.begun.id)
             self._store.seen(left.begun.id)
             job = Job(left.begun, 0, self._audience.changed, self._node.saw)
-            self._launch(job, self._recover(job, left))
+            self._launch(job, self._to_its_end(job, self._take_up(job, left)))
 
     async def stop(self) -> None:
         """Cancel what runs, and wait until it has put back what it did not finish."""
@@ -232,183 +194,29 @@ class Jobs:
         self._running = asyncio.create_task(work)
         self._audience.changed()
 
-    async def _carry_out(
-        self, job: Job, plan: Plan, clearing: Clearing, by: Rules, asker: Asker
-    ) -> PastJob:
-        run = ClientRun(self._clients, self._journal, job)
-        try:
-            await run.clear(clearing, lambda: self._node.clearing(plan, by))
-            job.common(None)
-            keep = self._reboot.possible(asker)
-            resets = self._resets(job, plan.gpus)
-            ends = await job.carry_out(
-                plan.gpus, self._nvml, self._journal, resets, keep_pending=keep
-            )
-            ends = await self._reboot_for(job, ends, asker)
-            ends = [(await self._naming_holders(outcome), found) for outcome, found in ends]
-        except MigdError as error:
-            log.warning("no GPU is touched: %s", error)
-            ends = job.untouched(error)
-        except Exception:
-            log.exception("job %d: defect in migd", job.begun.id)
-            ends = job.untouched(MigdError("a defect in migd; the log has the details"))
-        after = await self._after_change(job, ends)
-        clients = await run.bring_back()
-        result = result_of((o for o, _ in ends), clients, after, canceled=job.canceled)
-        return self._finish(job.begun, ends, result, clients, after)
-
-    async def _after_change(
-        self, job: Job, ends: Sequence[End], *, earlier: bool = False
-    ) -> Aftermath:
-        """What is due once GPUs have been changed; earlier: maybe before a restart of migd."""
-        unknown = any(o.ending is Ending.FAILED for o, _ in ends)
-        if job.acted_on_gpus or unknown or earlier:
-            return await self._after.run(job, self._there)
-        return NOTHING_AFTER
-
-    async def _there(self) -> Sequence[Gpu]:
-        """All GPUs: a job has read back what it changed, only what nobody has seen is looked at."""
-        return self._node.seen_gpus or await self._node.observe()
-
-    async def _reboot_for(self, job: Job, ends: list[End], asker: Asker) -> list[End]:
-        """Have the host rebooted for GPUs whose mode waits for that, or put them back, too."""
-        owing = {o.gpu: o for o, _ in ends if _waits_for_reboot(o)}
-        if not owing:
-            return ends
-        try:
-            clock = await self._rebooted(job.begun, [*owing], asker)
-        except RebootOwed as reason:
-            befores = [b for b in job.begun.gpus if b.gpu in owing]
-            back = {end[0].gpu: end for end in await self._take_back(job, befores, reason)}
-            return [back.get(end[0].gpu, end) for end in ends]
-        told = f"the host is rebooted for it at {clock}; `shutdown -c` keeps it from that"
-        return [
-            (replace(o, error=RebootOwed.dbus_name, message=f"{o.message}; {told}"), None)
-            if o.gpu in owing
-            else (o, found)
-            for o, found in ends
-        ]
-
-    async def _rebooted(self, begun: Begun, gpus: list[str], asker: Asker) -> str:
-        """Ask for the reboot; when it comes. Raises RebootOwed if it does not."""
-        needed = "only a reboot puts the MIG mode in force, and there is none"
-        if why := await self._reboot.against(begun, gpus, asker, _boot()):
-            raise RebootOwed(f"{needed}: {why}")
-        try:
-            return await self._reboot.ask(begun, gpus, _boot())
-        except MigdError as error:
-            raise RebootOwed(f"{needed}: {error}") from error
-
-    async def _naming_holders(self, outcome: Outcome) -> Outcome:
-        """With those who have the GPU open, where the driver only says that it is in use."""
-        if outcome.error != InUse.dbus_name and outcome.code_name != _IN_USE:
-            return outcome
-        try:
-            holders = await self._node.holders(outcome.gpu)
-        except Exception:
-            log.exception("who holds GPU %d is not known, ignoring", outcome.index)
-            return outcome
-        named = "; ".join(map(str, holders[:_NAMED])) or "no process that can be seen from here"
-        return replace(outcome, message=f"{outcome.message}. It is held by {named}")
-
-    async def _recover(self, job: Job, left: Unfinished) -> PastJob:
-        """Keep what was reached, put back what was not, and tell those who wait."""
+    async def _take_up(self, job: Job, left: Unfinished) -> Done:
         await self._audience.ready()
-        begun = left.begun
-        ends: list[End] = [(outcome, None) for outcome in left.returned.values()]
-        for before in begun.gpus:
-            if before.gpu in left.reached:
-                done = Outcome(before.gpu, before.index, Ending.DONE)
-                ends.append((done, left.reached[before.gpu]))
-        clients: tuple[ClientOutcome, ...] = ()
-        after = NOTHING_AFTER
-        known = next((past for past in self._store.jobs if past.id == begun.id), None)
-        if known:
-            # All was done, only the journal was still to go.
-            return self._finish(begun, ends, known.result, known.clients, known.after)
-        if begun.boot != _boot():
-            # Which units run is decided by the boot.
-            ends += [(_lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
-        else:
-            clients, after = await self._recover_here(job, left, ends)
-        return self._finish(begun, ends, Result.INTERRUPTED, clients, after)
+        known = next((past for past in self._store.jobs if past.id == left.begun.id), None)
+        return await self._runner.take_up(job, left, known)
 
-    async def _recover_here(
-        self, job: Job, left: Unfinished, ends: list[End]
-    ) -> tuple[tuple[ClientOutcome, ...], Aftermath]:
-        """On the boot that it began on: put back GPUs, to `ends`, and then clients."""
-        run = ClientRun(self._clients, self._journal, job, left.stopped, left.signaled, held=True)
-        if left.open or left.stepped:
-            try:
-                # Where all GPUs are at their end, clients may have been started again already.
-                await run.hold_again(anew=bool(left.open))
-            except MigdError as error:
-                log.error("%s; going on without the hold", error)
-            except Exception:
-                log.exception("going on without the hold: defect in migd")
-        if left.open:
-            ends += await self._take_back_left(job, left.open)
-        after = await self._after_change(job, ends, earlier=left.stepped)
-        return await run.bring_back(), after
-
-    async def _take_back_left(self, job: Job, gpus: Sequence[Before]) -> list[End]:
-        """Once a reset is over that the daemon before us began: it would undo what we do."""
-        try:
-            await self._smi.settled()
-        except NoSystemd as error:
-            # Without systemd none can have been begun.
-            log.warning("whether a GPU is being reset is not known, ignoring: %s", error)
-        except MigdError as error:
-            return [(_lost(b, str(error)), None) for b in gpus]
-        return await self._take_back(job, gpus, Canceled("migd ended in the middle of the job"))
-
-    async def _take_back(self, job: Job, gpus: Sequence[Before], reason: MigdError) -> list[End]:
-        try:
-            there = {g.uuid: g for g in await self._observed()}
-        except MigdError as error:
-            return [(_lost(b, str(error)), None) for b in gpus]
-        missing = [(_lost(b, "it is not there"), None) for b in gpus if b.gpu not in there]
-        pairs = [(b, there[b.gpu]) for b in gpus if b.gpu in there]
-        resets = self._resets(job)
-        return missing + await job.take_back(pairs, reason, self._nvml, self._journal, resets)
-
-    def _resets(self, job: Job, plans: Sequence[GpuPlan] = ()) -> Resets:
-        switching = [g.gpu.uuid for g in plans if g.impact is Impact.RESET]
-        return Resets(self._nvml, self._smi, self._clients, job.begun, switching)
-
-    async def _observed(self) -> Sequence[Gpu]:
-        """What is there, once the worker of the daemon that died has let go of it."""
-        end = time.monotonic() + _LINGER_LIMIT_S
-        while True:
-            try:
-                return await self._node.observe()
-            except Hung as error:
-                if time.monotonic() > end:
-                    raise
-                log.warning("%s; trying again", error)
-            await asyncio.sleep(_LINGER_PAUSE_S)
+    async def _to_its_end(self, job: Job, work: Awaitable[Done]) -> PastJob:
+        return self._finish(job.begun, await work)
 
     def _nothing_to_do(self, begun: Begun) -> None:
         states = {b.gpu: GpuState(self._chosen(begun, b.gpu), b.layout) for b in begun.unchanged}
         if any(_differs(self._store.gpus.get(gpu), state) for gpu, state in states.items()):
             self._store.update(states)
-        past = _past(begun, [], Result.DONE)
+        past = past_job(begun, now(), [], Result.DONE)
         self._store.remember(past)
         self._node.settled()
         self._audience.job_new(begun.id, begun.type)
         self._audience.job_removed(past)
 
-    def _finish(
-        self,
-        begun: Begun,
-        ends: Sequence[End],
-        result: Result,
-        clients: tuple[ClientOutcome, ...] = (),
-        after: Aftermath = NOTHING_AFTER,
-    ) -> PastJob:
-        past = _past(begun, [self._told(*end) for end in ends], result, clients, after)
+    def _finish(self, begun: Begun, done: Done) -> PastJob:
+        outcomes = [self._told(*end) for end in done.ends]
+        past = past_job(begun, now(), outcomes, done.result, done.clients, done.after)
         self._store.remember(past)
-        self._keep(begun, {o.gpu: found for o, found in ends if found}, wanted=past.wanted)
+        self._keep(begun, {o.gpu: found for o, found in done.ends if found}, wanted=past.wanted)
         # The order that callers may rely on: what changed, then the end, then the job is gone.
         self._node.settled()
         self._audience.job_removed(past)
@@ -464,62 +272,6 @@ class Jobs:
             raise StateUnwritable(f"the journal cannot be removed ({error.strerror})") from error
 
 
-def _past(
-    begun: Begun,
-    outcomes: Sequence[Outcome],
-    result: Result,
-    clients: tuple[ClientOutcome, ...] = (),
-    after: Aftermath = NOTHING_AFTER,
-) -> PastJob:
-    unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
-    every = sorted([*unchanged, *outcomes], key=lambda o: o.index)
-    wanted = all(o.ending in (Ending.DONE, Ending.UNCHANGED) for o in every)
-    missing = [f"{c.unit} did not come back: {c.message}" for c in clients if c.missing]
-    return PastJob(
-        begun.id,
-        begun.type,
-        begun.choice,
-        begun.started,
-        now(),
-        result,
-        "; ".join([_message(every, result), *missing, *after.failed]),
-        changed=any(o.ending is not Ending.UNCHANGED for o in every),
-        wanted=wanted,
-        outcomes=tuple(every),
-        clients=clients,
-        after=after,
-    )
-
-
-def _message(outcomes: Sequence[Outcome], result: Result) -> str:
-    if all(o.ending is Ending.UNCHANGED for o in outcomes):
-        return "nothing was left to do"
-    counts = [
-        f"{count} {ending}"
-        for ending in Ending
-        if (count := sum(o.ending is ending for o in outcomes))
-    ]
-    reason = next((f"; GPU {o.index}: {o.message}" for o in outcomes if o.message), "")
-    told = "migd ended in the middle; " if result is Result.INTERRUPTED else ""
-    return f"{told}GPUs: {', '.join(counts)}{reason}"
-
-
-def _waits_for_reboot(outcome: Outcome) -> bool:
-    """Its mode is pending, and left so."""
-    return outcome.error == ResetRequired.dbus_name and outcome.ending is Ending.FAILED
-
-
-def _lost(before: Before, why: str) -> Outcome:
-    return Outcome(
-        before.gpu,
-        before.index,
-        Ending.FAILED,
-        error=Canceled.dbus_name,
-        message="migd ended in the middle of the job",
-        left=f"not looked at: {why}",
-    )
-
-
 def _differs(kept: GpuState | None, state: GpuState) -> bool:
     if kept is None or kept.settled != state.settled:
         return True
@@ -529,7 +281,3 @@ def _differs(kept: GpuState | None, state: GpuState) -> bool:
 def now() -> int:
     """Microseconds since the epoch."""
     return time.time_ns() // 1000
-
-
-def _boot() -> str:
-    return Path(names.BOOT_ID_FILE).read_text().strip()

@@ -38,6 +38,7 @@ from migd.service.request import (
     refuse_if_blocked,
     refuse_if_changed,
 )
+from migd.service.runner import Runner
 from migd.service.state import StateStore
 from migd.service.view import Match, View, match, seen
 
@@ -90,7 +91,8 @@ class Service:
         self._audience = audience
         self._preparing = asyncio.Lock()
         self._reboot = Reboot(logind, store, self._strangers)
-        self.jobs = Jobs(self, nvml, clients, after, store, journal, audience, self._reboot, smi)
+        runner = Runner(self, nvml, clients, after, journal, self._reboot, smi)
+        self.jobs = Jobs(self, runner, store, journal, audience)
         self.conflicts = Conflicts(clients.units, audience.changed)
         self.view = View()
         self.match = Match.UNKNOWN
