@@ -116,7 +116,7 @@ class PutBack:
                 number, back = await service.put_back()
                 break
             except Busy:
-                continue
+                await asyncio.sleep(_PAUSE_S)
         self._waits = f"job {number}"
         past = await service.jobs.wait(number)
         return _verdict(past, back.instead, back.refused)
