@@ -11,6 +11,7 @@ from pathlib import Path
 
 from migd.core.job import Ending, PastJob
 from migd.core.model import Mode
+from migd.core.putback import Return
 from migd.errors import Busy, Hung, MigdError, NoDriver, NotPutBack
 from migd.host import files
 from migd.host.log import Event, fields
@@ -109,17 +110,20 @@ class PutBack:
             return none
         if all(gpu.mode is Mode.UNSUPPORTED for gpu in service.view.gpus):
             return "no GPU of this host has MIG"
-        while True:
-            self._waits = "another job"
-            await service.jobs.idle()
-            try:
-                number, back = await service.put_back()
-                break
-            except Busy:
-                await asyncio.sleep(_PAUSE_S)
+        number, back = await self._begin()
         self._waits = f"job {number}"
         past = await service.jobs.wait(number)
         return _verdict(past, back.instead, back.refused)
+
+    async def _begin(self) -> tuple[int, Return]:
+        """Start the job, once no other runs."""
+        while True:
+            self._waits = "another job"
+            await self._service.jobs.idle()
+            try:
+                return await self._service.put_back()
+            except Busy:
+                await asyncio.sleep(_PAUSE_S)
 
     async def _no_driver(self) -> str:
         """Wait until NVML answers; why it never will, if so. Raises Hung, Nvml, NoDriver."""

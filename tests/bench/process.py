@@ -3,6 +3,8 @@
 import os
 import socket
 import statistics
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -14,6 +16,8 @@ from tests.support.node import Node, wait_for
 
 _STARTS = 7
 _IDLE_S = 20.0
+_GENERATED = 20
+_GENERATOR = str(Path(__file__).parents[2] / "migd/host/generator.py")
 _ALL = "all-1g.10gb"
 
 
@@ -21,6 +25,7 @@ def measure(report: Report, folder: Path) -> None:
     node = Node.new(folder / "node", ("h100-80gb-sxm5", 8))
     with PrivateBus() as bus:
         _start(report, node, bus, folder)
+        _generator(report, folder)
         # As root the daemon sees the driver's files, and looks at them every 3 s when idle.
         run = (*python_command(), "run", str(node.path), "--")
         daemon = Daemon(node, bus.address, folder / "memory", prefix=run)
@@ -46,6 +51,28 @@ def _start(report: Report, node: Node, bus: PrivateBus, folder: Path) -> None:
             del os.environ["NOTIFY_SOCKET"]
             daemon.stop()
     report.add("start", Row("exec to READY", statistics.median(taken), "ms", f"of {_STARTS}"))
+
+
+def _generator(report: Report, folder: Path) -> None:
+    """As systemd runs it at each boot and each reload, with the packaged list of clients."""
+    # As a script, which is compiled each time, but for where the files are.
+    script = "import sys; g = {}; exec(compile(open(sys.argv[1]).read(), '', 'exec'), g); "
+    script += "g['generate'](*sys.argv[2:])"
+    packaged = Path(__file__).parents[2] / "packaging/defaults"
+    arguments = (_GENERATOR, str(folder), "/nowhere", str(packaged))
+
+    def took(*command: str) -> float:
+        begun = time.perf_counter()
+        subprocess.run([sys.executable, "-IB", *command], check=True)
+        return 1000 * (time.perf_counter() - begun)
+
+    taken = [took("-c", script, *arguments) for _ in range(_GENERATED)]
+    bare = [took("-c", "pass") for _ in range(_GENERATED)]
+    report.add(
+        "start",
+        Row("generator", statistics.median(taken), "ms", f"median of {_GENERATED}"),
+        Row("Python alone", statistics.median(bare), "ms", f"median of {_GENERATED}"),
+    )
 
 
 def _memory(report: Report, daemon: Daemon) -> None:
