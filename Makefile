@@ -11,7 +11,7 @@ demo:
 
 # Everything: linters, types, import direction, all tests.
 test: lint
-	$(BIN)/python -m pytest -n $(JOBS) --dist loadgroup
+	$(BIN)/python -m pytest -n $(JOBS) --dist worksteal
 
 lint:
 	@packaging/prepare test

@@ -42,6 +42,7 @@ class UnitState:
     load: LoadState, "not-found" if there is no such unit
     fragment: the unit file, "" if there is none
     invocation: InvocationID as hex digits, "" if it never ran
+    begun: InactiveExitTimestamp, when its last start began, in microseconds since the epoch
     condition: ConditionResult of its last start, False if there was none
     stops_along: units that stop when it stops, whatever their state
     job: the object path of its job, "" if it has none
@@ -62,6 +63,7 @@ class UnitState:
     refuse_stop: bool = False
     names: tuple[str, ...] = ()
     invocation: str = ""
+    begun: int = 0
     condition: bool = False
     stops_along: tuple[str, ...] = ()
     job: str = ""
@@ -280,7 +282,9 @@ class Units:
             return ""
         command = [
             journalctl, "--quiet", "--no-pager", "--output=cat", f"--lines={_LINES}",
-            f"_SYSTEMD_INVOCATION_ID={state.invocation}",
+            # Not by its invocation: of a process that was gone when the journal read what it said,
+            # that is not known, and the unit is.
+            f"--since=@{state.begun / 1_000_000:.6f}", f"_SYSTEMD_UNIT={state.name}",
         ]  # fmt: skip
         try:
             # Else what it wrote just before it ended may not be there yet.
@@ -308,6 +312,7 @@ def _state(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
         refuse_stop=unit["RefuseManualStop"],
         names=tuple(unit["Names"]),
         invocation=bytes(unit["InvocationID"]).hex(),
+        begun=unit["InactiveExitTimestamp"],
         condition=unit["ConditionResult"],
         stops_along=tuple(dict.fromkeys(n for key in _STOPS_ALONG for n in unit.get(key, ()))),
         job=job if job_id else "",

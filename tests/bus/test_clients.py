@@ -1,9 +1,11 @@
 """Processes in the way: named, and ended only if that is allowed; on a bus without systemd."""
 
 import asyncio
+import fcntl
 import os
 import signal
 import subprocess
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -338,8 +340,8 @@ def test_a_file_is_followed_without_being_told(two: World) -> None:
 
 # -- open device nodes -----------------------------------------------------------------------
 
-# What has a node is looked for on the whole machine: one at a time.
-_ALONE = pytest.mark.xdist_group("stand-in nodes")
+# What has a node is looked for on the whole machine: one test at a time, also of other test runs.
+_ALONE = Path(tempfile.gettempdir(), "migd-test-stand-in-nodes.lock")
 
 # A /dev of its own, with stand-ins that have the number of /dev/zero, as those of test hosts have
 # not; then the command.
@@ -383,15 +385,16 @@ def opening(nodes: World) -> Iterator[Opening]:
         wait_for(lambda: Path(f"/proc/{process.pid}/cmdline").read_bytes().startswith(b"sleep"))
         return process
 
-    lists(nodes.daemon, "")
-    nodes.clean()
-    yield start
-    for process in started:
-        process.kill()
-        process.wait()
+    with _ALONE.open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        lists(nodes.daemon, "")
+        nodes.clean()
+        yield start
+        for process in started:
+            process.kill()
+            process.wait()
 
 
-@_ALONE
 def test_who_has_only_opened_a_gpu_is_in_the_way_of_a_reset(nodes: World, opening: Opening) -> None:
     process = opening("nvidia0")
     (client,) = listed(nodes.daemon)
@@ -415,7 +418,6 @@ def test_who_has_only_opened_a_gpu_is_in_the_way_of_a_reset(nodes: World, openin
     assert again.poll() is None
 
 
-@_ALONE
 def test_the_node_of_an_instance_tells_which(nodes: World, opening: Opening) -> None:
     nodes.put("all-balanced", max_impact="reset")
     held = {i["gi"]: i["profile_id"] for i in nodes.node.gpus()[0]["instances"]}
@@ -434,7 +436,6 @@ def test_the_node_of_an_instance_tells_which(nodes: World, opening: Opening) -> 
     assert layouts(nodes.node)[nodes.uuid(0)][0] == "disabled"
 
 
-@_ALONE
 def test_a_node_of_no_gpu_is_no_hindrance(nodes: World, opening: Opening) -> None:
     process = opening("nvidiactl")
     assert listed(nodes.daemon) == []
