@@ -12,6 +12,7 @@ import pytest
 from migd import errors
 from migd.cli.arguments import parser
 from migd.config import clients, processes, settings, units
+from migd.host.log import Event
 from migd.nvml.client import Limits
 from migd.service.service import LIMITS
 from tests.packaging.built import CHECKOUT, output
@@ -54,6 +55,11 @@ def keys(text: str) -> list[str]:
 def section(title: str) -> str:
     (found,) = re.findall(rf"^\.Sh {title}\n(.*?)^\.Sh ", source("migd.yaml.5"), re.M | re.S)
     return str(found)
+
+
+def test_message_ids() -> None:
+    found = re.findall(r"^\.It ([0-9a-f]{32})$", source("migd.8"), re.MULTILINE)
+    assert sorted(found) == sorted(Event)
 
 
 def test_settings() -> None:
