@@ -73,6 +73,8 @@ def _parser() -> argparse.ArgumentParser:
 
 
 async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_dir: Path) -> None:
+    # Before anybody knows that we are there and can tell us.
+    told = _told_to_end()
     for folder in (state_dir, runtime_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     notifier = Notifier()
@@ -115,7 +117,7 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     lookout.begin()
     notifier.ready()
     try:
-        await _until_told(connection, notifier)
+        await _until(told, connection, notifier)
     finally:
         notifier.stopping()
         watch.close()
@@ -146,12 +148,17 @@ async def _tried(look: Awaitable[object]) -> None:
         log.warning("%s", error)
 
 
-async def _until_told(connection: Connection, notifier: Notifier) -> None:
-    """Wait for SIGTERM or SIGINT, or for the end of the bus, which is ours too. Raises BusError."""
+def _told_to_end() -> asyncio.Event:
+    """Set by SIGTERM and SIGINT."""
     told = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, told.set)
+    return told
+
+
+async def _until(told: asyncio.Event, connection: Connection, notifier: Notifier) -> None:
+    """Wait until told to end, or for the end of the bus, which is ours too. Raises BusError."""
     watchdog = asyncio.create_task(notifier.feed_watchdog())
     ends = [asyncio.create_task(told.wait()), asyncio.create_task(connection.wait_closed())]
     try:

@@ -64,7 +64,8 @@ class Target:
         ended = asyncio.Event()
         loop.add_reader(self._fd, ended.set)
         try:
-            await asyncio.wait_for(ended.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await ended.wait()
         except TimeoutError:
             return False
         finally:

@@ -36,4 +36,5 @@ async def in_thread(work: Callable[[], T], limit_s: float) -> T:
             loop.call_soon_threadsafe(tell, result, error)
 
     threading.Thread(target=run, daemon=True).start()
-    return await asyncio.wait_for(done, limit_s)
+    async with asyncio.timeout(limit_s):
+        return await done

@@ -216,7 +216,8 @@ class NvmlClient:
                 retry_s=self._limits.retry_s,
             )
             try:
-                answer = await asyncio.wait_for(asked, limit_s)
+                async with asyncio.timeout(limit_s):
+                    answer = await asked
             except TimeoutError:
                 raise self._hang(worker, index, limit_s, doing) from None
             except WorkerGone:

@@ -41,7 +41,8 @@ class Gate:
         async with self._turn:
             self._open.clear()
             try:
-                await asyncio.wait_for(self._empty.wait(), limit_s)
+                async with asyncio.timeout(limit_s):
+                    await self._empty.wait()
                 yield
             finally:
                 self._open.set()

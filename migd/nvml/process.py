@@ -115,7 +115,8 @@ class WorkerProcess:
     async def gone(self, limit_s: float | None) -> bool:
         """Wait until the process has ended, `limit_s` seconds at the most."""
         try:
-            await asyncio.wait_for(self._process.wait(), limit_s)
+            async with asyncio.timeout(limit_s):
+                await self._process.wait()
         except TimeoutError:
             return False
         await self._reading

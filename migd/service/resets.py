@@ -94,7 +94,8 @@ class Resets:
         waits = [self._asked[g].wait() for g in gpus if g in self._asked]
         # Whoever takes longer is looked at as it is then.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(asyncio.gather(*waits), _TOGETHER_S)
+            async with asyncio.timeout(_TOGETHER_S):
+                await asyncio.gather(*waits)
 
     async def _try(self, gpus: Sequence[Gpu]) -> Told:
         told = Told(Came.FAILED)
