@@ -13,6 +13,8 @@ from migd.nvml.protocol import LINE_LIMIT, Answer, Op, Request, parse_answer
 # What the worker may see of the daemon's environment: where the library is, nothing else.
 _ENVIRONMENT = ("LD_LIBRARY_PATH", "NVIDIA_SIMULATOR_STATE")
 _END_LIMIT_S = 2.0
+# Isolated; and where we do not write compiled modules into our own folder, it does not either.
+_FLAGS = "-IB" if sys.flags.dont_write_bytecode else "-I"
 
 
 class WorkerGone(Exception):
@@ -42,7 +44,7 @@ class WorkerProcess:
         with contextlib.closing(theirs), contextlib.ExitStack() as undo:
             undo.callback(ours.close)
             process = await asyncio.create_subprocess_exec(
-                sys.executable, "-I", "-m", "migd.nvml.worker", str(theirs.fileno()),
+                sys.executable, _FLAGS, "-m", "migd.nvml.worker", str(theirs.fileno()),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=asyncio.subprocess.DEVNULL,
                 pass_fds=[theirs.fileno(), inherit],

@@ -89,7 +89,7 @@ def test_rpm_has_the_files_of_the_deb(built: Built) -> None:
 
 def test_the_interpreter(built: Built, tmp_path: Path) -> None:
     subprocess.run(["dpkg-deb", "--extract", built.deb, tmp_path], check=True)
-    assert (tmp_path / "usr/bin/migd").read_text().startswith("#!/usr/lib/migd/bin/python3 -I\n")
+    assert (tmp_path / "usr/bin/migd").read_text().startswith("#!/usr/lib/migd/bin/python3 -IB\n")
     link = tmp_path / LIB.lstrip("/") / "bin/python3"
     target = Path("/", *link.parent.relative_to(tmp_path).parts, link.readlink())
     assert target.resolve().parent == Path("/usr/bin").resolve()
