@@ -28,7 +28,6 @@ def past_job(
     unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
     every = sorted([*unchanged, *outcomes], key=lambda o: o.index)
     wanted = all(o.ending in (Ending.DONE, Ending.UNCHANGED) for o in every)
-    missing = [f"{c.unit} did not come back: {c.message}" for c in clients if c.missing]
     return PastJob(
         begun.id,
         begun.type,
@@ -36,13 +35,18 @@ def past_job(
         begun.started,
         ended,
         result,
-        "; ".join([_message(every, result), *missing, *after.failed]),
+        "; ".join([_message(every, result), *missing(clients), *after.failed]),
         changed=any(o.ending is not Ending.UNCHANGED for o in every),
         wanted=wanted,
         outcomes=tuple(every),
         clients=clients,
         after=after,
     )
+
+
+def missing(clients: Sequence[ClientOutcome]) -> list[str]:
+    """Which clients did not come back, and why, in sentences."""
+    return [f"{c.unit} did not come back: {c.message}" for c in clients if c.missing]
 
 
 def _message(outcomes: Sequence[Outcome], result: Result) -> str:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from pathlib import Path
 
+from migd.core.ends import missing
 from migd.core.job import Ending, PastJob
 from migd.core.model import Mode
 from migd.core.putback import Return
@@ -152,8 +153,7 @@ def _verdict(past: PastJob, instead: tuple[str, ...], refused: tuple[str, ...]) 
     counts += [f"{same} as they should be"] if same else []
     told = [f"put back {past.choice.label}: {', '.join(counts) or 'no GPU'} (job {past.id})"]
     notes = [f"GPU {o.index}: {o.message}" for o in past.outcomes if o.message]
-    notes += [f"{c.unit} did not come back: {c.message}" for c in past.clients if c.missing]
-    notes += past.after.failed
+    notes += [*missing(past.clients), *past.after.failed]
     told += [*notes, *instead, *refused]
     if refused or not past.wanted:
         raise NotPutBack("not all of it: " + "; ".join(told))
