@@ -1,10 +1,41 @@
-"""What holds for every test: in CI a skipped test is a failure, unless it needs a real GPU."""
+"""What holds for every test: it ends; in CI a skipped test is a failure, unless it needs a GPU."""
 
+import faulthandler
 import os
+import subprocess
+import threading
 from collections.abc import Generator
 from typing import Any
 
 import pytest
+
+# pytest-timeout raises in the main thread, once. What is stuck in a C call, or while it cleans up,
+# does not hear of that: then this process ends, and says where it was; xdist names the test.
+_LONGEST_S = 600
+_STDERR = pytest.StashKey[int]()  # of the process; that of a test is captured
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    config.stash[_STDERR] = os.dup(2)
+
+
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Generator[None, object, object]:
+    watchdog = threading.Timer(_LONGEST_S, _give_up, [item.nodeid, item.config.stash[_STDERR]])
+    watchdog.daemon = True
+    watchdog.start()
+    try:
+        return (yield)
+    finally:
+        watchdog.cancel()
+
+
+def _give_up(test: str, stderr: int) -> None:
+    os.write(stderr, f"\n{test} does not end:\n".encode())
+    faulthandler.dump_traceback(stderr)
+    tree = ["ps", "-e", "--forest", "-o", "pid,ppid,stat,wchan:20,etime,args"]
+    subprocess.run(tree, stdout=stderr, stderr=stderr, check=False, timeout=10)
+    os._exit(1)
 
 
 @pytest.hookimpl(wrapper=True)

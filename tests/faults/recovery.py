@@ -10,7 +10,7 @@ from tests.faults.ear import Ear
 from tests.faults.scenes import Scene, Stage, Truth, check_reached, staged, truths
 from tests.support.bus import PrivateBus
 from tests.support.daemon import Daemon
-from tests.support.node import MUTATING, Call, wait_for
+from tests.support.node import MUTATING, Call, Node, wait_for
 
 
 @cache
@@ -95,3 +95,16 @@ def check_next_job(stage: Stage, daemon: Daemon, goal: Sequence[Truth], job: int
     assert result == "done", details
     assert truths(stage.node) == goal
     stage.check_holder()
+
+
+def wait_until_quiet(node: Node) -> None:
+    """Until what a worker was at when its daemon was stopped is done: no call in 25 looks."""
+    last, same = -1, 0
+
+    def quiet() -> bool:
+        nonlocal last, same
+        calls = sum(node.calls().values())
+        last, same = calls, same + 1 if calls == last else 0
+        return same == 25
+
+    wait_for(quiet, what="the worker goes on")

@@ -15,6 +15,7 @@ from tests.faults.recovery import (
     job_on_disk,
     positions,
     undisturbed,
+    wait_until_quiet,
 )
 from tests.faults.scenes import A100_OFF, A100_ON, TWO_H100, Scene, staged, truths
 from tests.faults.syncs import starting_stops, stops
@@ -111,6 +112,7 @@ def test_its_worker_lingers(tmp_path: Path, address: str) -> None:
         with stops(daemon, lambda: daemon.applied("goal")) as (syncs, _):
             assert syncs.reach(6)
             (worker,) = daemon.worker_pids()
+            wait_until_quiet(stage.node)
             os.kill(worker, signal.SIGSTOP)
             daemon.kill()
         between = truths(stage.node)

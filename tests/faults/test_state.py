@@ -17,12 +17,13 @@ from tests.faults.recovery import (
     check_recovered,
     job_on_disk,
     undisturbed,
+    wait_until_quiet,
 )
 from tests.faults.scenes import TWO_H100, Stage, staged, truths
 from tests.faults.syncs import stops
 from tests.support.bus import PrivateBus
 from tests.support.daemon import Daemon, options
-from tests.support.node import Node, wait_for
+from tests.support.node import wait_for
 
 SCENE = TWO_H100
 
@@ -280,7 +281,7 @@ def test_another_migd(stage: Stage, daemon: Daemon, tmp_path: Path, address: str
         with stops(daemon, lambda: daemon.applied("goal")) as (syncs, work):
             assert syncs.reach(7)
             (worker,) = daemon.worker_pids()
-            _wait_until_quiet(stage.node)
+            wait_until_quiet(stage.node)
             with untouched(stage), second:
                 for member, given in (("Plan", {}), ("Apply", {"max_impact": "reset"})):
                     name, text = second.refused(member, "sa{sv}", "all-disabled", options(given))
@@ -299,16 +300,3 @@ def test_another_migd(stage: Stage, daemon: Daemon, tmp_path: Path, address: str
             os.kill(worker, signal.SIGCONT)
             wait_for(lambda: not Path(f"/proc/{worker}").exists(), what="the worker stays")
             assert second.plan("goal")[0]["impact"] == "none"
-
-
-def _wait_until_quiet(node: Node) -> None:
-    """Until what a worker was at when its daemon was stopped is done: no call in 25 looks."""
-    last, same = -1, 0
-
-    def quiet() -> bool:
-        nonlocal last, same
-        calls = sum(node.calls().values())
-        last, same = calls, same + 1 if calls == last else 0
-        return same == 25
-
-    wait_for(quiet, what="the worker goes on")

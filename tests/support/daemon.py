@@ -108,7 +108,12 @@ class Daemon:
         """SIGKILL, and wait until it is gone; whoever it started may still be there."""
         assert self._process
         self._process.kill()
-        self._process.wait()
+        try:
+            self._process.wait(10)
+        except subprocess.TimeoutExpired:
+            # A process that is traced is gone only once its tracer has heard of it.
+            os.kill(_tracer(self.pid), signal.SIGKILL)
+            self._process.wait(10)
 
     def stop(self, timeout_s: float = 30.0) -> int:
         """SIGTERM; the exit code."""
@@ -274,6 +279,13 @@ def _alive(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX"
     except OSError:
         return False
+
+
+def _tracer(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+        if line.startswith("TracerPid:") and int(line.split()[1]):
+            return int(line.split()[1])
+    raise AssertionError(f"{pid} was killed and is still there, and nobody traces it")
 
 
 def processes_about(folder: Path) -> dict[int, str]:

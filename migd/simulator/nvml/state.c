@@ -7,6 +7,7 @@
 #include <fcntl.h>
 #include <limits.h>
 #include <linux/futex.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/mman.h>
@@ -65,19 +66,30 @@ static void finish_pending(struct state *state) {
 
 // Who is killed between giving a lock up and waking the next can take the wake-up along, when a
 // third has the lock meanwhile: so nobody sleeps for it without looking again.
-static int patient_lock(pthread_mutex_t *lock) {
+static int lock_within(pthread_mutex_t *lock, int seconds) {
     int result;
     do {
         struct timespec until;
         clock_gettime(CLOCK_MONOTONIC, &until);
         until.tv_sec++;
         result = pthread_mutex_clocklock(lock, CLOCK_MONOTONIC, &until);
-    } while (result == ETIMEDOUT);
+    } while (result == ETIMEDOUT && --seconds > 0);
     return result;
 }
 
+// It is held for microseconds: somebody was stopped in the middle, and a wait in here is one that
+// no signal handler of Python can end.
+static void give_up(void) {
+    fputs("simulator: somebody has had the state of the node locked for a minute;"
+          " is a process that uses it stopped?\n", stderr);
+    abort();
+}
+
 void state_lock(struct state *state) {
-    if (patient_lock(&state->lock) == EOWNERDEAD) {
+    int result = lock_within(&state->lock, 60);
+    if (result == ETIMEDOUT)
+        give_up();
+    if (result == EOWNERDEAD) {
         pthread_mutex_consistent(&state->lock);
         finish_pending(state);
         event_wake(state);
@@ -87,7 +99,7 @@ void state_lock(struct state *state) {
 void state_unlock(struct state *state) { pthread_mutex_unlock(&state->lock); }
 
 void operation_lock(pthread_mutex_t *lock) {
-    if (patient_lock(lock) == EOWNERDEAD)
+    if (lock_within(lock, INT_MAX) == EOWNERDEAD)
         pthread_mutex_consistent(lock);
 }
 
