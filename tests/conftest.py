@@ -2,6 +2,7 @@
 
 import faulthandler
 import os
+import signal
 import subprocess
 import threading
 from collections.abc import Generator
@@ -17,6 +18,8 @@ _STDERR = pytest.StashKey[int]()  # of the process; that of a test is captured
 
 def pytest_configure(config: pytest.Config) -> None:
     config.stash[_STDERR] = os.dup(2)
+    # A shell ignores it for what it starts in the background, and all our processes would inherit.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.hookimpl(wrapper=True, tryfirst=True)
