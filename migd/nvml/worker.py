@@ -15,6 +15,7 @@ from typing import BinaryIO
 
 from migd.nvml.calls import CallFailed, Stale
 from migd.nvml.changing import perform
+from migd.nvml.privileges import give_up
 from migd.nvml.protocol import Answer, Failure, Op, Request, answer_line
 from migd.nvml.reading import Reader, count_gpus, initialize
 
@@ -78,6 +79,7 @@ def serve(stream: BinaryIO, send: Callable[[bytes], None]) -> None:
 def main() -> None:
     # Ctrl-C at a daemon's terminal reaches the whole process group; the daemon decides for us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    give_up()
     end = socket.socket(fileno=int(sys.argv[1]))
     try:
         serve(end.makefile("rb"), end.sendall)

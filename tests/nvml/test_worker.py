@@ -37,6 +37,11 @@ def sessions(node: Node) -> list[int]:
     return found
 
 
+def status(process: Path) -> dict[str, str]:
+    lines = (process / "status").read_text().splitlines()
+    return dict(line.split(":\t", 1) for line in lines)
+
+
 # -- its life ----------------------------------------------------------------------------------
 
 
@@ -130,6 +135,31 @@ def test_its_environment_is_clean(node: Node, lock: Path, monkeypatch: pytest.Mo
             assert len([o for o in opened if o.startswith("socket:")]) <= 2
 
     run(main())
+
+
+def test_it_keeps_little_of_root(node: Node, lock: Path) -> None:
+    """And that is enough to change MIG for a driver that goes by capabilities."""
+    if os.geteuid() == 0:
+        node.surprise("sys-admin-needed")
+
+    async def main() -> None:
+        async with nvml(lock) as client:
+            gpu = (await client.observe()).gpus[0]
+            await client.perform(gpu, ON)
+            (pid,) = sessions(node)
+            for thread in Path(f"/proc/{pid}/task").iterdir():
+                told = status(thread)
+                ours = int(status(Path("/proc/self"))["CapPrm"], 16)
+                for name in ("CapPrm", "CapEff"):  # CAP_SYS_ADMIN and CAP_MKNOD
+                    assert int(told[name], 16) == ours & (1 << 21 | 1 << 27)
+                assert int(told["CapInh"], 16) == 0
+                assert told["Umask"] == "0022"
+
+    before = os.umask(0o077)
+    try:
+        run(main())
+    finally:
+        os.umask(before)
 
 
 # -- its death ---------------------------------------------------------------------------------
