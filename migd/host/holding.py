@@ -29,7 +29,7 @@ from migd.errors import ClientStuck, MigdError
 from migd.host import hold
 from migd.host.bus import Refused
 from migd.host.manager import Job, Manager
-from migd.host.programs import Setting, common, microseconds
+from migd.host.programs import SHUT, Setting, common, microseconds
 
 log = logging.getLogger(__name__)
 
@@ -79,8 +79,13 @@ class Hold:
             ("Conflicts", ("as", ["shutdown.target"])),
             ("TimeoutStartUSec", ("t", _FOREVER)),
             ("TimeoutStopUSec", ("t", microseconds(_STOP_S))),
-            ("NoNewPrivileges", ("b", True)),
+            *SHUT,
+            # It reads a FIFO, and speaks to systemd if nobody else will. No mount namespace: that
+            # would take longer than all else until it begins.
             ("CapabilityBoundingSet", ("t", 0)),
+            ("MemoryDenyWriteExecute", ("b", True)),
+            ("RestrictAddressFamilies", ("(bas)", [True, ["AF_UNIX"]])),
+            ("SystemCallFilter", ("(bas)", [True, ["@system-service"]])),
             ("OOMScoreAdjust", ("i", -900)),
         ]
         try:

@@ -29,6 +29,24 @@ _WORDS = 300
 
 Setting = tuple[str, tuple[str, object]]
 
+# What no unit of ours needs, and that costs nothing: none of it takes a mount namespace.
+SHUT: Sequence[Setting] = (
+    ("NoNewPrivileges", ("b", True)),
+    ("LockPersonality", ("b", True)),
+    ("RestrictNamespaces", ("t", 0)),
+    ("RestrictRealtime", ("b", True)),
+    ("RestrictSUIDSGID", ("b", True)),
+    ("SystemCallArchitectures", ("as", ["native"])),
+)
+# NVIDIA's programs reset devices, load modules, make nodes and write a specification of CDI where
+# they are told to. What is not said here they may need: capabilities, /sys, the fabric manager.
+_TOOL: Sequence[Setting] = (
+    *SHUT,
+    ("ProtectSystem", ("s", "yes")),
+    ("ProtectHome", ("s", "yes")),
+    ("ProtectHostname", ("b", True)),
+)
+
 
 @dataclass(frozen=True)
 class Finished:
@@ -75,17 +93,20 @@ class Programs:
         limit_s: float,
         environment: Mapping[str, str] | None = None,
         output_limit: int = 64 * 1024,
+        sandbox: Sequence[Setting] = _TOOL,
     ) -> Finished:
         """Run a program, by its absolute path, to its end.
 
         limit_s: seconds; then it gets SIGTERM, and 5 s later SIGKILL
         output_limit: bytes, of each file that it writes; a program that writes more gets SIGXFSZ
+        sandbox: properties of its unit; by default what fits NVIDIA's own programs
         Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
         """
         name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
         output = self._folder / f"{name}.out"
         settings = [
             *common(f"migd: {arguments[0]}", arguments),
+            *sandbox,
             ("AddRef", ("b", True)),  # it stays loaded until we have read how it ended
             ("TimeoutStartUSec", ("t", microseconds(limit_s))),
             ("TimeoutStopUSec", ("t", microseconds(_STOP_S))),

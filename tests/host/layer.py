@@ -11,6 +11,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from migd import names
+
 CHECKOUT = Path(__file__).parents[2]
 
 # In a host: the node, and the simulator's own Python package.
@@ -31,10 +33,23 @@ RemainAfterExit=yes
 ExecStart=/usr/bin/systemd-tmpfiles --create /{_DEVICES}
 ExecStart=/usr/bin/simulated-view
 """
+# The library of a real driver keeps its state in the kernel. And the sandbox has a /proc of its own
+# in systemd 252, without what nspawn and we have mounted there.
+DROP_IN = Path("/usr/lib/systemd/system/migd.service.d/simulated.conf")
+_BOOT_ID = Path("/run/simulated-boot-id")
+_SIMULATED = f"""\
+[Service]
+ReadWritePaths={NODE}
+BindReadOnlyPaths=/proc/driver {names.BOOT_ID_FILE}
+"""
 _VIEW = f"""\
 #!/bin/sh
 # What the kernel module shows, which follows the node; a host without a node has no driver.
 set -eu
+# nspawn's is of a file that is removed, which nothing can be mounted from or to.
+cat {names.BOOT_ID_FILE} >{_BOOT_ID}
+umount {names.BOOT_ID_FILE}
+mount --bind {_BOOT_ID} {names.BOOT_ID_FILE}
 show() {{
     if [ -d "{NODE}/view/$1" ] && [ -d "$2" ]; then
         mount --bind "{NODE}/view/$1" "$2"
@@ -127,6 +142,7 @@ def driver(folder: Path) -> Path:
     library.parent.mkdir(parents=True)
     library.symlink_to(NODE / "lib" / library.name)
     _write(folder / "usr/lib/systemd/system/simulated-devices.service", _UNIT)
+    _write(folder / DROP_IN.relative_to("/"), _SIMULATED)
     wants = folder / "usr/lib/systemd/system/sysinit.target.wants/simulated-devices.service"
     wants.parent.mkdir()
     wants.symlink_to("../simulated-devices.service")

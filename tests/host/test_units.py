@@ -530,3 +530,35 @@ def test_programs(host: Host, driver: Driver) -> None:
     side = [driver.begin("programs.run", ["/bin/echo", str(i)], limit_s=20) for i in range(10)]
     assert [driver.result(number)["output"] for number in side] == [f"{i}\n" for i in range(10)]
     assert json.dumps(host.systemctl("list-units", "--failed", "--no-legend", "migd-run*")) == '""'
+
+
+def test_programs_are_shut_in(host: Host, driver: Driver) -> None:
+    host.write("/root/theirs", "")
+    tries = {
+        "touch /usr/lib/program": "Read-only",
+        "cat /root/theirs": "No such file",
+        "unshare --mount true": "not permitted",
+        "chmod u+s /run/migd-test": "not permitted",
+        "hostname other": "must be root",
+    }
+    for words, says in tries.items():
+        host.run(*words.split())
+        done = driver.do("programs.run", ["/bin/sh", "-c", f"exec {words}"], limit_s=20)
+        assert (done["status"] != 0, says in done["output"]) == (True, True), (words, done)
+        host.run("sh", "-c", "rm -f /usr/lib/program; chmod u-s /run/migd-test; hostname gpuhost")
+
+
+def test_the_hold_is_shut_in(host: Host, driver: Driver) -> None:
+    driver.do("hold.take", ["any.service"])
+    pid = host.properties(UNIT, "MainPID")["MainPID"]
+    lines = host.read(f"/proc/{pid}/status").splitlines()
+    status = dict(line.split(":\t", 1) for line in lines if ":\t" in line)
+    assert (status["NoNewPrivs"], status["Seccomp"]) == ("1", "2")
+    assert [int(status[name], 16) for name in ("CapPrm", "CapEff", "CapBnd")] == [0, 0, 0]
+    shut = {
+        "RestrictNamespaces": "yes",
+        "MemoryDenyWriteExecute": "yes",
+        "RestrictAddressFamilies": "AF_UNIX",
+    }
+    assert host.properties(UNIT, *shut) == shut
+    driver.do("hold.release")

@@ -12,6 +12,7 @@ import migd
 from migd import names
 from migd.bus.connection import BusError
 from tests.faults.scenes import Truth, truths
+from tests.host import layer
 from tests.host.clients import main_pid
 from tests.host.conftest import Boot, Layers
 from tests.host.crash import CONFIG, LISTED, RUNNING, active, boot_clients
@@ -65,7 +66,8 @@ def units(host: Host) -> list[str]:
 def about_migd(host: Host, *folders: str) -> list[str]:
     """Files whose name has migd in it, without those of this test and what is only read."""
     found = host.run("find", *folders, "-xdev", "-name", "*migd*", check=False).stdout.split()
-    return sorted(n for n in found if not n.startswith(("/srv", "/var/log", "/var/lib/dpkg/alt")))
+    ours = (str(layer.DROP_IN.parent), "/srv", "/var/log", "/var/lib/dpkg/alt")
+    return sorted(name for name in found if not name.startswith(ours))
 
 
 def check_edited(host: Host) -> None:
