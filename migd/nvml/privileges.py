@@ -1,6 +1,7 @@
-"""What the worker keeps of root: what libnvidia-ml needs, of all that the daemon needs.
+"""What the worker gives up of root: the capabilities that only the daemon needs.
 
-It holds a library of others, and it is the daemon that has to read and end other processes.
+The daemon reads all processes and ends some; the worker holds a library of others. What that needs,
+and what an administrator adds for it to the unit, stays.
 """
 
 import ctypes
@@ -8,25 +9,25 @@ import os
 
 # include/uapi/linux/capability.h
 _VERSION_3 = 0x20080522
-_MKNOD = 27  # device nodes that nobody has made before
-_SYS_ADMIN = 21  # changes of MIG
-_KEPT = 1 << _SYS_ADMIN | 1 << _MKNOD
+_DAC_READ_SEARCH, _KILL, _SYS_PTRACE = 2, 5, 19
+_KEPT = ~(1 << _DAC_READ_SEARCH | 1 << _KILL | 1 << _SYS_PTRACE)
 
 
 def give_up() -> None:
-    """Keep these, if there, and no others; to be called before there is a second thread.
+    """To be called before there is a second thread. Raises OSError.
 
     In migd.service, where nobody gets new ones (NoNewPrivileges=), this holds for programs that
-    the library runs, too. Raises OSError.
+    the library runs, too.
     """
     # /dev/nvidia-caps is for everybody, and so is what the library makes in it.
     os.umask(0o022)
     libc = ctypes.CDLL(None, use_errno=True)
     header = (ctypes.c_uint32 * 2)(_VERSION_3, 0)
-    # Effective, permitted and inheritable ones, twice: those from 32 on are in the second three.
+    # Effective, permitted and inheritable ones; those from 32 on are in the second three.
     sets = (ctypes.c_uint32 * 6)()
     _checked(libc.capget(header, sets))
-    sets[:] = [sets[0] & _KEPT, sets[1] & _KEPT, 0, 0, 0, 0]
+    for index in range(3):
+        sets[index] &= _KEPT
     _checked(libc.capset(header, sets))
 
 

@@ -89,9 +89,9 @@ MUST_NOT: dict[str, Callable[[], object]] = {
     "write /usr": lambda: write("/usr/lib/migd/probe"),
     "write /run": lambda: write("/run/probe"),
     "write /var": lambda: write("/var/lib/probe"),
-    "see /root": lambda: os.stat("/root/theirs"),
-    "see /home": lambda: os.stat("/home/alice"),
-    "see /tmp": lambda: os.stat("/tmp/theirs"),
+    "write /root": lambda: write("/root/probe"),
+    "write /home": lambda: write("/home/probe"),
+    "see /tmp": lambda: Path("/tmp/theirs").stat(),
     "make a control group": control_group,
     "mount": lambda: call("mount", b"tmpfs", b"/mnt", b"tmpfs", 0, None),
     "a mount namespace": lambda: call("unshare", _NEWNS),
@@ -130,13 +130,13 @@ def change() -> None:
 
 def node() -> None:
     """As libnvidia-ml makes nodes: by number, then mode and owner."""
-    path = "/dev/probe"
+    path = Path("/dev/probe")
     os.mknod(path, stat.S_IFCHR | 0o666, os.makedev(1, 3))
     try:
-        os.chmod(path, 0o666)
+        path.chmod(0o666)
         os.chown(path, 0, 0)
     finally:
-        os.unlink(path)
+        path.unlink()
 
 
 MUST: dict[str, Callable[[], object]] = {
@@ -147,6 +147,7 @@ MUST: dict[str, Callable[[], object]] = {
     "make device nodes": node,
     "write the state": lambda: write("/var/lib/migd/probe"),
     "write for this boot": lambda: write("/run/migd/probe"),
+    "read what is linked to /root": lambda: Path("/root/theirs").read_text(),
     "reach the bus": lambda: socket.socket(socket.AF_UNIX).connect("/run/dbus/system_bus_socket"),
 }
 
