@@ -34,22 +34,21 @@ ExecStart=/usr/bin/systemd-tmpfiles --create /{_DEVICES}
 ExecStart=/usr/bin/simulated-view
 """
 # The library of a real driver keeps its state in the kernel. And the sandbox has a /proc of its own
-# in systemd 252, without what nspawn and we have mounted there.
+# in systemd 252, without what nspawn and we have mounted there; the folder is bound, because
+# nspawn's boot_id is a file that is removed, which nothing can be mounted from or to.
 DROP_IN = Path("/usr/lib/systemd/system/migd.service.d/simulated.conf")
-_BOOT_ID = Path("/run/simulated-boot-id")
+_RANDOM = Path("/run/simulated-random")
 _SIMULATED = f"""\
 [Service]
 ReadWritePaths={NODE}
-BindReadOnlyPaths=/proc/driver {names.BOOT_ID_FILE}
+BindReadOnlyPaths=/proc/driver {_RANDOM}:{Path(names.BOOT_ID_FILE).parent}
 """
 _VIEW = f"""\
 #!/bin/sh
 # What the kernel module shows, which follows the node; a host without a node has no driver.
 set -eu
-# nspawn's is of a file that is removed, which nothing can be mounted from or to.
-cat {names.BOOT_ID_FILE} >{_BOOT_ID}
-umount {names.BOOT_ID_FILE}
-mount --bind {_BOOT_ID} {names.BOOT_ID_FILE}
+mkdir -p {_RANDOM}
+cat {names.BOOT_ID_FILE} >{_RANDOM}/boot_id
 show() {{
     if [ -d "{NODE}/view/$1" ] && [ -d "$2" ]; then
         mount --bind "{NODE}/view/$1" "$2"

@@ -77,6 +77,11 @@ def give_away() -> None:
         path.unlink()
 
 
+def host_name() -> None:
+    call("unshare", _NEWUTS)
+    call("sethostname", b"probe", 5)
+
+
 def control_group() -> None:
     path = Path("/sys/fs/cgroup/probe")
     path.mkdir()
@@ -95,7 +100,7 @@ MUST_NOT: dict[str, Callable[[], object]] = {
     "make a control group": control_group,
     "mount": lambda: call("mount", b"tmpfs", b"/mnt", b"tmpfs", 0, None),
     "a mount namespace": lambda: call("unshare", _NEWNS),
-    "a host name": lambda: (call("unshare", _NEWUTS), call("sethostname", b"probe", 5)),
+    "a host name": host_name,
     "IPv4": lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM),
     "netlink": lambda: socket.socket(socket.AF_NETLINK, socket.SOCK_RAW),
     "trace": attach,
@@ -189,7 +194,7 @@ def without(number: int, work: Callable[[], object]) -> Callable[[], object]:
 def main() -> None:
     told = dict(line.split(":\t", 1) for line in Path("/proc/self/status").read_text().splitlines())
     permitted = int(told["CapPrm"], 16)
-    fails = {"": {name: told for name, work in MUST.items() if (told := refused(work))}}
+    fails = {"": {name: why for name, work in MUST.items() if (why := refused(work))}}
     if permitted.bit_count() < 10:
         for number in range(64):
             if permitted & 1 << number:

@@ -23,8 +23,8 @@ REAL = "/usr/bin/nvidia-smi"
 # nvidia-smi that says when it is about to reset, and waits to be let go.
 WAITING = f"""\
 #!/bin/sh
-echo "$@" >>/root/smi
-while [ ! -e /root/go ]; do sleep 0.02; done
+echo "$@" >>/srv/smi
+while [ ! -e /srv/go ]; do sleep 0.02; done
 exec {REAL} "$@"
 """
 # The same /sys with a place for modules, which this kernel may not show.
@@ -153,7 +153,7 @@ def test_a_reset_that_fails(boot: Boot, tmp_path: Path) -> None:
     assert (outcome["call"], outcome["code"]) == ("nvidia-smi --gpu-reset", 9)
     # A mode that stays pending is put in force, and then back, once that works.
     node.surprise("pending-sticks")
-    once = f'#!/bin/sh\nmkdir /root/once 2>/dev/null && exit 9\nexec {REAL} "$@"\n'
+    once = f'#!/bin/sh\nmkdir /srv/once 2>/dev/null && exit 9\nexec {REAL} "$@"\n'
     host.write(SMI, once, 0o755)
     refused_by_job(host, config, [0])
     node.surprise("pending-sticks", False)
@@ -217,10 +217,10 @@ def test_peers(boot: Boot, tmp_path: Path) -> None:
         assert f"{uuids[2]}) is used by pid" in outcome["message"]
 
     # All of them in one job: one reset does for all.
-    host.write(SMI, f'#!/bin/sh\necho "$@" >>/root/smi\nexec {REAL} "$@"\n', 0o755)
+    host.write(SMI, f'#!/bin/sh\necho "$@" >>/srv/smi\nexec {REAL} "$@"\n', 0o755)
     switched(host, config, [0, 1, 2], reset_peers=True)
     assert [len(node.layout(index)) for index in range(3)] == [7, 7, 7]
-    commands = [line.rpartition(" ")[2].split(",") for line in host.read("/root/smi").splitlines()]
+    commands = [line.rpartition(" ")[2].split(",") for line in host.read("/srv/smi").splitlines()]
     assert [len(named) for named in commands if len(named) > 1] == [3]
     assert not failed(host)
     check_clean(host)
@@ -264,14 +264,14 @@ def test_killed_during_a_reset(boot: Boot, tmp_path: Path) -> None:
     host.wait_for(lambda: not node.show()["sessions"], what="the first look does not end")
     assert processes(host, SMI)
     assert truths(node)[0].pending == "disabled"
-    host.write("/root/go", "")
+    host.write("/srv/go", "")
     result, details = host.wait(number)
     assert result == "interrupted", details
     (outcome,) = (o for o in details["gpus"] if o["index"] == 0)
     assert outcome["result"] == "rolled-back", outcome
     assert truths(node) == before
     # Once as asked for, once on the way back.
-    assert len(host.read("/root/smi").splitlines()) == 2
+    assert len(host.read("/srv/smi").splitlines()) == 2
     assert seen(host, [PERSISTENCED])[PERSISTENCED].state == "active"
     host.wait_for(lambda: not failed(host), what="units are left")
     check_clean(host)
