@@ -38,6 +38,7 @@ class Lookout:
         self._retry_s = _FIRST_RETRY_S
         self._retry_at = 0.0
         self._begun = 0.0
+        self._reading = False
 
     async def note(self) -> None:
         """Take the driver as it is for known: to be called before the node is first looked at."""
@@ -73,10 +74,19 @@ class Lookout:
 
     async def _seen(self) -> Driver | None:
         """The driver from outside; None where that takes too long, as while it is suspended."""
+        if self._reading:
+            return None  # the look before hangs yet, and each takes a thread
         try:
-            return await in_thread(self._read, _READ_S)
+            return await in_thread(self._one_read, _READ_S)
         except TimeoutError:
             return None
+
+    def _one_read(self) -> Driver:
+        self._reading = True
+        try:
+            return self._read()
+        finally:
+            self._reading = False
 
     async def heed(self, found: Driver, now: float) -> None:
         """One turn, with the driver as it is; now: seconds of a clock that only goes forward."""

@@ -1,6 +1,7 @@
 """When the node is looked at and put right; with a real daemon: tests/faults/test_drift.py."""
 
 import asyncio
+import threading
 from collections.abc import Callable, Collection
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -335,6 +336,42 @@ def test_it_waits_for_jobs_and_outlives_defects(monkeypatch: pytest.MonkeyPatch)
         assert service.looks == 0
         service.current, service.defect = None, RuntimeError("a defect")
         while service.looks < 3:
+            await asyncio.sleep(0.001)
+        await looks.stop()
+
+    run(main())
+
+
+def test_a_look_that_hangs_is_not_begun_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("migd.service.lookout._PAUSE_S", 0.001)
+    monkeypatch.setattr("migd.service.lookout._READ_S", 0.001)
+
+    class Counting(Service):
+        turns = 0
+
+        async def idle(self) -> None:
+            self.turns += 1
+            await asyncio.sleep(0)
+
+    async def main() -> None:
+        service = Counting()
+        looks = lookout(service)
+        goes_on = threading.Event()
+        reads = 0
+
+        def read() -> Driver:
+            nonlocal reads
+            reads += 1
+            goes_on.wait()
+            return at(reads)
+
+        looks._read = read
+        looks.begin()
+        while service.turns < 20:
+            await asyncio.sleep(0.001)
+        assert reads == 1
+        goes_on.set()
+        while reads < 3:
             await asyncio.sleep(0.001)
         await looks.stop()
 
