@@ -3,6 +3,8 @@
     MigdError                 Failed: a bug; the details are in the log
     +-- InvalidRequest        the call itself is malformed (standard InvalidArgs)
     +-- AccessDenied          the caller may not (standard AccessDenied)
+    +-- InteractionRequired   somebody must authenticate for it, and nobody could be asked to
+    +-- TooMany               too much is under way already (standard LimitsExceeded)
     +-- NoSuchGpu, NoSuchConfig, NoSuchProfile, NoSuchJob
     +-- ConfigRefused         a configuration file or text is refused
     +-- Overruled             migd.yaml decides what is asked for otherwise
@@ -46,6 +48,14 @@ class InvalidRequest(MigdError):
 
 class AccessDenied(MigdError):
     dbus_name = f"{names.DBUS_ERROR}.AccessDenied"
+
+
+class InteractionRequired(MigdError):
+    dbus_name = f"{names.DBUS_ERROR}.InteractiveAuthorizationRequired"
+
+
+class TooMany(MigdError):
+    dbus_name = f"{names.DBUS_ERROR}.LimitsExceeded"
 
 
 class NoSuchGpu(MigdError):

@@ -11,11 +11,16 @@ from dbus_next.signature import Variant
 from migd import names
 from migd.bus import objects, options
 from migd.bus.bouncer import Bouncer
-from migd.bus.connection import BUS, BUS_PATH, BusError, Connection
+from migd.bus.connection import Connection
 from migd.bus.contract import load
 from migd.bus.exporter import Call, Exporter, Handler
+from migd.bus.polkit import Polkit
 from migd.core.job import PastJob
-from migd.errors import AccessDenied, MigdError, NoSystemd
+from migd.core.permissions import PUTTING_BACK, RELOADING
+from migd.errors import MigdError, NoSystemd
+from migd.service import audit
+from migd.service.demand import Demand
+from migd.service.permit import Permit, Permits
 from migd.service.putback import PutBack
 from migd.service.service import Service
 
@@ -30,14 +35,15 @@ class Front:
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
-        self._bouncer = Bouncer(self._uid_of)
+        self._bouncer = Bouncer(connection)
+        self._permits = Permits(Polkit(connection))
         self._exporter = Exporter(
             connection,
             names.ROOT,
             load((files("migd.bus") / "org.migd1.xml").read_text()),
             _to_error,
             failed=MigdError.dbus_name,
-            authorize=lambda call: self._bouncer.check(call.sender, call.interface, call.member),
+            authorize=lambda call: self._bouncer.check(call.interface, call.member),
         )
         self._service: Service | None = None
         self._boot: PutBack | None = None
@@ -146,20 +152,19 @@ class Front:
 
     async def _apply(self, call: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
         request = options.request(config, given)
-        uid = await self._uid_of(call.sender)
-        pid = await self._pid_of(call.sender) if request.allow_reboot else 0
-        # A job that is begun must be begun to the end, even if the caller leaves meanwhile.
-        number = await asyncio.shield(self._asked.apply(request, uid, pid))
+        number = await self._asked.apply(request, await self._permit(call))
         return number, names.job_path(number)
 
     async def _stage(self, call: Call, config: str, given: dict[str, Variant]) -> None:
         request = options.request(config, given, options.STAGE)
-        await self._asked.stage(request, await self._uid_of(call.sender))
+        await self._asked.stage(request, await self._permit(call))
 
-    async def _put_back(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+    async def _put_back(self, call: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
         options.none(given)
         assert self._boot
-        return (await asyncio.shield(self._boot.run()),)
+        permit, demand = await self._permit(call), Demand.plain(PUTTING_BACK, "put-back")
+        await permit.obtain(demand)
+        return (await asyncio.shield(self._boot.run(permit.asked(demand))),)
 
     async def _wait_job(self, _: Call, number: int) -> tuple[Any, ...]:
         past = await self._asked.jobs.wait(number)
@@ -188,7 +193,10 @@ class Front:
         options.none(given)
         return ([objects.client(s) for s in await self._asked.clients()],)
 
-    async def _reload(self, _: Call) -> None:
+    async def _reload(self, call: Call) -> None:
+        permit, demand = await self._permit(call), Demand.plain(RELOADING, "reload")
+        await permit.obtain(demand)
+        audit.done("reload", permit.asked(demand))
         try:
             self._asked.reload()
         finally:
@@ -196,26 +204,11 @@ class Front:
                 await self._asked.conflicts.look()
 
     async def _cancel(self, call: Call) -> None:
-        self._asked.jobs.cancel(int(call.path.rpartition("/")[2]))
+        await self._asked.cancel(int(call.path.rpartition("/")[2]), await self._permit(call))
 
-    async def _uid_of(self, sender: str) -> int:
-        try:
-            (uid,) = await self._connection.call(
-                BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", [sender]
-            )
-        except BusError as error:
-            raise AccessDenied(f"the bus does not say who you are: {error}") from error
-        return int(uid)
-
-    async def _pid_of(self, sender: str) -> int:
-        """0 where the bus does not know it."""
-        try:
-            (pid,) = await self._connection.call(
-                BUS, BUS_PATH, BUS, "GetConnectionUnixProcessID", "s", [sender]
-            )
-        except BusError:
-            return 0
-        return int(pid)
+    async def _permit(self, call: Call) -> Permit:
+        caller = await self._bouncer.caller(call.sender)
+        return self._permits.of(caller, interactive=call.interactive)
 
 
 _NO_METHODS: dict[str, dict[str, Handler]] = {

@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from migd.core.asked import BY_ITSELF, Asked
 from migd.core.model import Layout
 from migd.core.values import LATER
 
@@ -192,6 +193,7 @@ class Begun:
 
     gpus: those that it changes; unchanged: those that have what is asked for already
     reset_peers: whether GPUs may be reset along that the driver resets only together
+    asked: who wanted it
     """
 
     id: int
@@ -202,6 +204,7 @@ class Begun:
     gpus: tuple[Before, ...]
     unchanged: tuple[Before, ...]
     reset_peers: bool = field(default=False, metadata={LATER: True})
+    asked: Asked = field(default=BY_ITSELF, metadata={LATER: True})
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,11 @@ class Plan:
         return max((g.impact for g in self.gpus), key=lambda i: i.rank, default=Impact.NONE)
 
     @property
+    def sets_mode(self) -> bool:
+        """Whether it sets the MIG mode of a GPU, and so resets it where that takes a reset."""
+        return any(isinstance(s, SetMode) for g in self.gpus for s in g.steps)
+
+    @property
     def digest(self) -> str:
         """Names this plan: two plans with the same steps on the same GPUs have the same digest."""
         steps = [[g.gpu.uuid, [as_plain(s) for s in g.steps]] for g in self.gpus]

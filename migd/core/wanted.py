@@ -5,9 +5,6 @@ from enum import StrEnum
 
 from migd.core.job import Choice
 
-# The uid of what migd asks of itself: nobody's choice at run time.
-ITSELF = 0xFFFFFFFF
-
 
 class Authority(StrEnum):
     """Whose word counts where the file and a choice at run time say different things."""

@@ -28,6 +28,8 @@ class Event(StrEnum):
     REBOOT = "0a7494333deb484db2f60cfbf46046c9"
     DRIFT = "2cf7512fd93140eba3aff6f4a346051a"
     DRIFT_OVER = "6a7c4039bca6444b9c785b7de9662f18"
+    REQUEST = "2b761fab54d14a05bd03d7b18907ed52"
+    REFUSED = "4b7890f81cfc445eac43574a5cfd99fd"
 
 
 def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:

@@ -1,12 +1,10 @@
 """Making the node what is wanted of it with nobody asking: after files or GPUs have changed."""
 
-import asyncio
 from collections import defaultdict
 from collections.abc import Collection
 from dataclasses import dataclass
 
 from migd.core.job import Choice, PastJob
-from migd.core.wanted import ITSELF
 from migd.errors import Busy, ImpactExceeded, InUse, MigdError
 from migd.service.request import Request
 from migd.service.service import Service
@@ -80,6 +78,5 @@ async def _make(service: Service, request: Request, *, settle: bool) -> PastJob 
     planned = await service.plan(request)
     if not settle and not any(gpu.steps for gpu in planned.plan.gpus):
         return None
-    # A job that is begun is begun to the end, even if we are stopped meanwhile.
-    number = await asyncio.shield(service.apply(request, ITSELF))
+    number = await service.apply(request)
     return await service.jobs.wait(number)

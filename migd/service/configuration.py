@@ -12,11 +12,12 @@ from migd.config.document import MOST_BYTES, decoded
 from migd.config.generate import generated, merged
 from migd.config.settings import Settings
 from migd.config.use import targets
+from migd.core.asked import ITSELF
 from migd.core.job import Choice
 from migd.core.listed import Listed
 from migd.core.model import Gpu, Mode, Target
 from migd.core.plan import plan
-from migd.core.wanted import ITSELF, decided
+from migd.core.wanted import decided
 from migd.errors import ConfigRefused, InvalidRequest, MigdError, NoSuchConfig
 from migd.host import files
 from migd.host.watch import entries

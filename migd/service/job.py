@@ -4,6 +4,7 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable, Sequence
 
+from migd.core.asked import Asked
 from migd.core.job import Before, Begun, Choice, Ending, Outcome, Phase
 from migd.core.model import Gpu, Layout, layout
 from migd.core.plan import GpuPlan, Plan
@@ -20,7 +21,14 @@ End = tuple[Outcome, Layout | None]
 
 
 def begin(
-    number: int, kind: str, plan: Plan, choice: Choice, boot: str, *, reset_peers: bool
+    number: int,
+    kind: str,
+    plan: Plan,
+    choice: Choice,
+    boot: str,
+    asked: Asked,
+    *,
+    reset_peers: bool,
 ) -> Begun:
     """The first record of a job that carries out `plan`."""
 
@@ -36,6 +44,7 @@ def begin(
         tuple(before(g.gpu) for g in plan.gpus if g.steps),
         tuple(before(g.gpu) for g in plan.gpus if not g.steps),
         reset_peers,
+        asked,
     )
 
 

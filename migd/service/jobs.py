@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Protocol
 
 from migd import names
+from migd.core.asked import BY_ITSELF, ITSELF, Asked
 from migd.core.clients import Clearing, Rules
 from migd.core.ends import past_job
 from migd.core.job import (
@@ -22,13 +23,13 @@ from migd.core.job import (
 from migd.core.model import Gpu, Layout, renamed
 from migd.core.plan import Plan
 from migd.core.reboot import NOBODY, Asker
-from migd.core.wanted import ITSELF
 from migd.errors import (
     Busy,
     NoSuchJob,
     StateUnwritable,
 )
 from migd.host.log import Event, fields
+from migd.service import audit
 from migd.service.job import Job, begin
 from migd.service.journal import Journal
 from migd.service.runner import Done, Runner, boot_id
@@ -94,17 +95,20 @@ class Jobs:
         by: Rules,
         kind: str = "apply",
         asker: Asker = NOBODY,
+        asked: Asked = BY_ITSELF,
         *,
         reset_peers: bool = False,
     ) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
 
         clearing: what is done to clients before; by: the rules it was decided by
-        kind: the type of the job, apply or put-back
+        kind: the type of the job, apply or put-back; asked: who wants it
         reset_peers: GPUs may be reset along that the driver resets only together
         """
         self._save()
-        begun = begin(self._store.next_id(), kind, plan, choice, boot_id(), reset_peers=reset_peers)
+        begun = begin(
+            self._store.next_id(), kind, plan, choice, boot_id(), asked, reset_peers=reset_peers
+        )
         if begun.gpus:
             await self._journal.begin(begun)
             if self._stopping:
@@ -146,11 +150,11 @@ class Jobs:
                 return past
         raise NoSuchJob(f"job {number} does not run and is not among the last that ended")
 
-    def cancel(self, number: int) -> None:
-        """Raises NoSuchJob, NotCancelable."""
+    def running(self, number: int) -> Job:
+        """Raises NoSuchJob."""
         if not self.current or self.current.begun.id != number:
             raise NoSuchJob(f"job {number} does not run")
-        self.current.cancel()
+        return self.current
 
     def recover(self) -> None:
         """Take up the job that an earlier daemon left unfinished, if it did.
@@ -188,7 +192,7 @@ class Jobs:
         begun = job.begun
         log.info(
             "job %d: %s %s", begun.id, begun.type, begun.choice.label,
-            extra=fields(Event.JOB_STARTED, job=begun.id, uid=begun.choice.uid),
+            extra=fields(Event.JOB_STARTED, job=begun.id, uid=begun.asked.caller.uid),
         )  # fmt: skip
         self.current = job
         self._running = asyncio.create_task(work)
@@ -211,6 +215,7 @@ class Jobs:
         self._node.settled()
         self._audience.job_new(begun.id, begun.type)
         self._audience.job_removed(past)
+        audit.job_over(begun, past)
 
     def _finish(self, begun: Begun, done: Done) -> PastJob:
         outcomes = [self._told(*end) for end in done.ends]
@@ -222,10 +227,7 @@ class Jobs:
         self._audience.job_removed(past)
         self.current = None
         self._audience.changed()
-        log.info(
-            "job %d: %s: %s", past.id, past.result, past.message,
-            extra=fields(Event.JOB_ENDED, job=past.id, result=past.result),
-        )  # fmt: skip
+        audit.job_over(begun, past)
         return past
 
     def _told(self, outcome: Outcome, found: Layout | None) -> Outcome:

@@ -9,6 +9,7 @@ import contextlib
 import logging
 from pathlib import Path
 
+from migd.core.asked import Asked
 from migd.core.ends import missing
 from migd.core.job import Ending, PastJob
 from migd.core.model import Mode
@@ -48,7 +49,7 @@ class PutBack:
         """Whether it has been done in this boot, or was not due."""
         return self._marker.exists()
 
-    async def run(self) -> str:
+    async def run(self, asked: Asked) -> str:
         """Do it, if it is still to be done in this boot; what came of it, in a sentence.
 
         Raises NotPutBack, when it can be asked for again.
@@ -57,7 +58,7 @@ class PutBack:
             if self.over:
                 return self._told()
             try:
-                told = await self._bounded(self._service.settings.limits["boot"])
+                told = await self._bounded(asked, self._service.settings.limits["boot"])
             except NotPutBack as error:
                 log.error("%s", error, extra=fields(Event.NOT_PUT_BACK))
                 raise
@@ -82,8 +83,8 @@ class PutBack:
         except OSError as error:
             log.error("%s cannot be written, ignoring: %s", self._marker, error)
 
-    async def _bounded(self, limit_s: int) -> str:
-        work = asyncio.create_task(self._work())
+    async def _bounded(self, asked: Asked, limit_s: int) -> str:
+        work = asyncio.create_task(self._work(asked))
         try:
             async with asyncio.timeout(limit_s):
                 return await asyncio.shield(work)
@@ -100,7 +101,7 @@ class PutBack:
             work.cancel()
             await asyncio.gather(work, return_exceptions=True)
 
-    async def _work(self) -> str:
+    async def _work(self, asked: Asked) -> str:
         service = self._service
         if lost := service.unreadable:
             raise NotPutBack(lost)
@@ -111,18 +112,18 @@ class PutBack:
             return none
         if all(gpu.mode is Mode.UNSUPPORTED for gpu in service.view.gpus):
             return "no GPU of this host has MIG"
-        number, back = await self._begin()
+        number, back = await self._begin(asked)
         self._waits = f"job {number}"
         past = await service.jobs.wait(number)
         return _verdict(past, back.instead, back.refused)
 
-    async def _begin(self) -> tuple[int, Return]:
+    async def _begin(self, asked: Asked) -> tuple[int, Return]:
         """Start the job, once no other runs."""
         while True:
             self._waits = "another job"
             await self._service.jobs.idle()
             try:
-                return await self._service.put_back()
+                return await self._service.put_back(asked)
             except Busy:
                 await asyncio.sleep(_PAUSE_S)
 

@@ -9,9 +9,9 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 
+from migd.core.asked import ITSELF
 from migd.core.job import Begun
 from migd.core.reboot import Asker, Owed, Reboots, against
-from migd.core.wanted import ITSELF
 from migd.errors import MigdError, NoSystemd
 from migd.host.log import Event, fields
 from migd.host.logind import Inhibitor, Logind, Session

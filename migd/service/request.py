@@ -3,15 +3,17 @@
 import hashlib
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 from migd.core.clients import Clearing
 from migd.core.holders import Client, Use
 from migd.core.model import Impact
 from migd.core.plan import Plan
-from migd.errors import Changed, Conflict, ImpactExceeded, InUse, MigdError
+from migd.core.reboot import Reboots
+from migd.errors import Changed, Conflict, ImpactExceeded, InUse, MigdError, Overruled
 
 _NAMED = 5
+_SHOWN = 200
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,22 @@ class Request:
     terminate: bool = False
     allow_reboot: bool = False
     reset_peers: bool = False
+
+    @property
+    def flags(self) -> tuple[str, ...]:
+        """The options that are on, by their names."""
+        return tuple(
+            f.name.replace("_", "-") for f in fields(self) if getattr(self, f.name) is True
+        )
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        """All that differ from what holds without them, for a record; the text only by its name."""
+        told = {"gpus": ",".join(self.gpus)[:_SHOWN], "expect": self.expect[:_SHOWN]}
+        if self.max_impact is not Impact.GPU:
+            told["max-impact"] = self.max_impact.value
+        given = [f"{name}={value}" for name, value in told.items() if value]
+        return (*(["text"] if self.text else []), *self.flags, *given)
 
 
 @dataclass(frozen=True)
@@ -89,6 +107,15 @@ def digest(plan: Plan, clearing: Clearing) -> str:
     ends = [[e.client.holder.pid, e.client.holder.started] for e in clearing.ends]
     told = json.dumps([plan.digest, clearing.units, clearing.lost, ends])
     return hashlib.sha256(told.encode()).hexdigest()[:32]
+
+
+def refuse_reboot_if_never(request: Request, reboots: Reboots) -> None:
+    """Raises Overruled where a reboot is allowed that migd.yaml forbids."""
+    if request.allow_reboot and reboots is Reboots.NEVER:
+        raise Overruled(
+            "a reboot is allowed by the call, but not by migd.yaml, which has reboot: never; "
+            "write reboot: when-needed there, or leave allow-reboot out"
+        )
 
 
 def refuse_if_changed(would_be: str, request: Request) -> None:

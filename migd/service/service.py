@@ -9,26 +9,31 @@ from migd.config.configs import Configs
 from migd.config.devices import find_gpu
 from migd.config.export import exported, rendered
 from migd.config.settings import Settings
+from migd.core.asked import ITSELF, Asked
 from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu, Layout
+from migd.core.permissions import APPLYING, STAGING
 from migd.core.plan import Plan, plan
 from migd.core.putback import Return, planned
-from migd.core.reboot import NOBODY, Asker, Reboots
+from migd.core.reboot import NOBODY, Asker
 from migd.core.steps import sentence
-from migd.core.wanted import ITSELF, Authority
+from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
+from migd.service import audit
 from migd.service.after import After
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
+from migd.service.demand import Demand
 from migd.service.drift import Drift
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
+from migd.service.permit import BY_MIGD, Permit, permitted
 from migd.service.reboot import Reboot
 from migd.service.request import (
     Blocker,
@@ -37,12 +42,14 @@ from migd.service.request import (
     digest,
     refuse_if_blocked,
     refuse_if_changed,
+    refuse_reboot_if_never,
 )
 from migd.service.runner import Runner
 from migd.service.state import StateStore
 from migd.service.view import Match, View, match, seen
 
 log = logging.getLogger(__name__)
+
 
 # What migd.yaml calls the limits of NVML.
 LIMITS = {
@@ -230,38 +237,36 @@ class Service:
 
     # -- doing ---------------------------------------------------------------------------
 
-    async def apply(self, request: Request, uid: int, pid: int = 0) -> int:
+    async def apply(self, request: Request, permit: Permit = BY_MIGD) -> int:
         """Start a job that makes the node what is asked for, and return its id.
-
-        pid: a process of whoever asks, where it allows a reboot: its session may be cut off
 
         Raises everything that can be known beforehand; once this returns, the job is under way,
         or over because nothing was left to do.
         """
-        async with self._preparing:
+
+        async def ready() -> tuple[Planned, Demand]:
             self.jobs.refuse_if_busy()
-            planned = await self.plan(request, uid)
+            planned = await self.plan(request, permit.caller.uid)
             refuse_if_blocked(planned.blockers)
-            by = self._rules(request)
-            asker = await self._asker(request, pid)
+            refuse_reboot_if_never(request, self.settings.reboot)
+            return planned, Demand.of(APPLYING, "apply", request, planned.plan)
+
+        async def start(planned: Planned, demand: Demand) -> int:
+            asker = NOBODY
+            if request.allow_reboot:
+                # Its session may be cut off: it has asked for that.
+                asker = await self._reboot.asker(permit.caller.pid)
             return await self.jobs.start(
                 planned.plan,
                 planned.choice,
                 planned.clearing,
-                by,
+                self._rules(request),
                 asker=asker,
+                asked=permit.asked(demand, request.options),
                 reset_peers=request.reset_peers,
             )
 
-    async def _asker(self, request: Request, pid: int) -> Asker:
-        if not request.allow_reboot:
-            return NOBODY
-        if self.settings.reboot is Reboots.NEVER:
-            raise Overruled(
-                "a reboot is allowed by the call, but not by migd.yaml, which has reboot: never; "
-                "write reboot: when-needed there, or leave allow-reboot out"
-            )
-        return await self._reboot.asker(pid)
+        return await permitted(permit, self._preparing, ready, start)
 
     async def _strangers(self) -> list[str]:
         """Who has a GPU and is not in clients.yaml, so that a reboot would cut them off unasked."""
@@ -272,7 +277,7 @@ class Service:
             if isinstance(s.decision, Blocked) and s.client and not steps_aside(s.client.holder)
         ]
 
-    async def put_back(self) -> tuple[int, Return]:
+    async def put_back(self, asked: Asked) -> tuple[int, Return]:
         """Start a job that gives all GPUs back what they should have; its id, and who gets what.
 
         At boot nobody has been asked, so a GPU that is in use is left, and may be reset if not.
@@ -289,7 +294,7 @@ class Service:
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))
             choice = Choice(label, "", mode_only=False, uid=ITSELF, at=now())
             number = await self.jobs.start(
-                made, choice, clearing, self._rules(None), "put-back", Asker(reboots=True)
+                made, choice, clearing, self._rules(None), "put-back", Asker(reboots=True), asked
             )
             return number, replace(
                 back,
@@ -322,17 +327,35 @@ class Service:
             # Where it is nobody's use of a GPU, it is about units, and so about all of them.
             made = Plan(tuple(left) if blocked and len(left) < len(made.gpus) else ())
 
-    async def stage(self, request: Request, uid: int) -> None:
+    async def stage(self, request: Request, permit: Permit) -> None:
         """Keep what is asked for as wanted, and touch nothing now.
 
         Raises what Apply would raise for the configuration itself, and Overruled.
         """
-        async with self._preparing:
+
+        async def ready() -> tuple[Planned, Demand]:
             self.jobs.refuse_if_busy()
-            planned = await self.plan(request, uid)
+            planned = await self.plan(request, permit.caller.uid)
             self._refuse_if_overruled(planned.plan)
-            self.jobs.choose(planned.choice, [g.gpu.uuid for g in planned.plan.gpus])
-        self._show(self.view)
+            return planned, Demand.of(STAGING, "stage", request, planned.plan)
+
+        async def choose(planned: Planned, demand: Demand) -> bool:
+            gpus = [g.gpu.uuid for g in planned.plan.gpus]
+            self.jobs.choose(planned.choice, gpus)
+            self._show(self.view)
+            asked = permit.asked(demand, request.options)
+            audit.done("stage", asked, request.config, request.text, gpus=" ".join(gpus))
+            return True
+
+        await permitted(permit, self._preparing, ready, choose)
+
+    async def cancel(self, number: int, permit: Permit) -> None:
+        """Have a job end. Free to whoever started it. Raises NoSuchJob, NotCancelable."""
+        begun = self.jobs.running(number).begun
+        demand = Demand.to_cancel(begun, permit.caller.uid)
+        await permit.obtain(demand)
+        self.jobs.running(number).cancel()
+        audit.done("cancel", permit.asked(demand), begun.choice.config, job=number)
 
     def _refuse_if_overruled(self, made: Plan) -> None:
         if self.settings.authority is Authority.FILE:

@@ -1,6 +1,6 @@
 """Writes to stdout what is made of the program and the contract, so that it cannot differ.
 
-usage: python3 packaging/generate migctl.1|org.migd1.5|bash|zsh
+usage: python3 packaging/generate migctl.1|org.migd1.5|policy|bash|zsh
 
 It needs nothing but Python: packages are built on bare machines.
 """
@@ -13,11 +13,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 import bash
 import bus_page
 import migctl_page
+import policy
 import zsh
 
 _MADE = {
     "migctl.1": migctl_page.text,
     "org.migd1.5": bus_page.text,
+    "policy": policy.text,
     "bash": bash.text,
     "zsh": zsh.text,
 }

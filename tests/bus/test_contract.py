@@ -11,8 +11,9 @@ from xml.etree import ElementTree as ET
 import pytest
 
 from migd import errors, names
-from migd.bus import bouncer, contract
+from migd.bus import contract
 from migd.bus.options import _SIGNATURES
+from migd.core import permissions
 from tests.bus.manager import H100, World, changing_calls, layouts, world
 from tests.support.bus import PrivateBus
 from tests.support.daemon import Daemon
@@ -37,20 +38,19 @@ def interfaces() -> dict[str, ET.Element]:
 # -- files against each other ----------------------------------------------------------------
 
 
-def test_every_method_has_an_action_and_no_more() -> None:
+def test_every_method_has_its_needs_and_no_more() -> None:
     methods = {
         (name, str(method.get("name")))
         for name, interface in interfaces().items()
         for method in interface.iter("method")
     }
-    assert set(bouncer.ACTIONS) == methods
+    assert set(permissions.TABLE) == methods
 
 
 def test_what_changes_something_is_not_free() -> None:
-    free = {member for (_, member), action in bouncer.ACTIONS.items() if action == bouncer.FREE}
+    free = {member for (_, member), needs in permissions.TABLE.items() if not needs}
     readers = {"Plan", "WaitJob", "ListJobs", "Assert", "Export", "GetConfig", "GetGpu"}
     assert free <= {*readers, "ListClients"}
-    assert all(a.startswith("org.migd1.") for a in bouncer.ACTIONS.values() if a != bouncer.FREE)
 
 
 def test_the_policy_names_the_interfaces_of_the_contract() -> None:
@@ -304,15 +304,23 @@ def test_another_user_changes_nothing(system: World) -> None:
     node = system.node
     before, calls = layouts(node), changing_calls(node)
     denied = f"{names.DBUS_ERROR}.AccessDenied"
-    for asked in (("all-1g.10gb", "0"), ("nope", "0"), ("", "1", "colour", "s", "red")):
-        answered, text = ask(system, "Apply", "sa{sv}", *asked)
-        assert not answered
+    for asked, why in (
         # busctl has words of its own for the standard errors, and keeps ours to itself.
-        assert "Access denied" in text
+        (("all-1g.10gb", "0"), "Access denied"),
+        # What would be refused to anybody needs no permission to be told.
+        (("nope", "0"), "nope"),
+        (("", "1", "colour", "s", "red"), "colour"),
+    ):
+        for member in ("Apply", "Stage"):
+            answered, text = ask(system, member, "sa{sv}", *asked)
+            assert not answered
+            assert why in text
     answered, text = send(system, f"{names.MANAGER}.Reload")
     assert not answered
     assert denied in text
-    assert f"you are uid {NOBODY}" in text
+    # There is no polkit on this bus.
+    assert "polkit cannot be asked" in text
+    assert "ask as root" in text
     assert (layouts(node), changing_calls(node)) == (before, calls)
     assert system.daemon.call("ListJobs", "a{sv}", {}) == [[]]
 

@@ -3,7 +3,8 @@
 import pytest
 
 from migd.core.job import Choice
-from migd.core.wanted import ITSELF, Authority, decided
+from migd.core.asked import ITSELF
+from migd.core.wanted import Authority, decided
 
 CHOSEN = Choice("chosen", "", mode_only=False, uid=0, at=1)
 FILED = Choice("filed", "", mode_only=False, uid=ITSELF, at=2)

@@ -1,0 +1,133 @@
+"""Who may do what: from method, options and plan to actions of polkit. Pure, and the only table.
+
+The policy of polkit and the manual page are made of it, and the rules for group migd are held by a
+test. What is not in the table is denied.
+"""
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from enum import StrEnum
+
+from migd import names
+
+GROUP = "migd"
+
+
+class Default(StrEnum):
+    """What polkit wants of those whom no rule names, as in its policies; KEEP: for a while."""
+
+    EACH_TIME = "auth_admin"
+    KEEP = "auth_admin_keep"
+
+
+@dataclass(frozen=True)
+class Action:
+    """One of polkit's.
+
+    does: what it allows, as the end of "it allows to ..."
+    default: for those whom no rule names; operators: whether group migd may, by our rules
+    """
+
+    id: str
+    does: str
+    default: Default = Default.KEEP
+    operators: bool = True
+
+
+def _action(name: str, does: str, **more: bool | Default) -> Action:
+    return Action(f"{names.BUS_NAME}.{name}", does, **more)  # type: ignore[arg-type]
+
+
+APPLY = _action("apply", "apply a named MIG configuration")
+APPLY_TEXT = _action("apply-text", "apply a MIG configuration given as text")
+SET_MIG_MODE = _action("set-mig-mode", "change the MIG mode of GPUs, or reset them")
+STAGE = _action("stage", "choose the MIG configuration of the next boot")
+RELOAD = _action("reload", "have migd read its files again")
+TERMINATE = _action(
+    "terminate", "end GPU clients that nobody listed", default=Default.EACH_TIME, operators=False
+)
+REBOOT = _action(
+    "reboot", "reboot the host for a MIG mode", default=Default.EACH_TIME, operators=False
+)
+ACTIONS = (APPLY, APPLY_TEXT, SET_MIG_MODE, STAGE, RELOAD, TERMINATE, REBOOT)
+
+
+class When(StrEnum):
+    """In which case a call needs an action: in words, or the name of an option that is given."""
+
+    ALWAYS = "always"
+    NAMED = "a configuration by name"
+    TEXT = "text"
+    TERMINATE = "terminate"
+    ALLOW_REBOOT = "allow-reboot"
+    RESET_PEERS = "reset-peers"
+    SETS_MODE = "the plan sets a MIG mode or resets a GPU"
+    ANOTHERS = "a job that somebody else has started"
+
+    @property
+    def is_option(self) -> bool:
+        return " " not in self and self is not When.ALWAYS
+
+
+@dataclass(frozen=True)
+class Need:
+    """An action that a method needs; None: those that starting the job needed."""
+
+    when: When
+    action: Action | None
+
+
+# Interface and name.
+Method = tuple[str, str]
+
+FREE: tuple[Need, ...] = ()
+APPLYING: Method = (names.MANAGER, "Apply")
+STAGING: Method = (names.MANAGER, "Stage")
+PUTTING_BACK: Method = (names.MANAGER, "PutBack")
+RELOADING: Method = (names.MANAGER, "Reload")
+CANCELING: Method = (names.JOB, "Cancel")
+TABLE: dict[Method, tuple[Need, ...]] = {
+    **{
+        (names.MANAGER, member): FREE
+        for member in (
+            "Plan", "WaitJob", "ListJobs", "Assert", "Export", "ListClients", "GetConfig", "GetGpu",
+        )
+    },
+    APPLYING: (
+        Need(When.NAMED, APPLY),
+        Need(When.TEXT, APPLY_TEXT),
+        Need(When.SETS_MODE, SET_MIG_MODE),
+        Need(When.RESET_PEERS, SET_MIG_MODE),
+        Need(When.TERMINATE, TERMINATE),
+        Need(When.ALLOW_REBOOT, REBOOT),
+    ),
+    # What is staged comes about with nobody asking any more, so it needs what Apply would.
+    STAGING: (
+        Need(When.ALWAYS, STAGE),
+        Need(When.TEXT, APPLY_TEXT),
+        Need(When.SETS_MODE, SET_MIG_MODE),
+    ),
+    PUTTING_BACK: (Need(When.ALWAYS, APPLY),),
+    RELOADING: (Need(When.ALWAYS, RELOAD),),
+    CANCELING: (Need(When.ANOTHERS, None),),
+}  # fmt: skip
+# Options that by themselves allow nothing.
+PLAIN_OPTIONS = ("gpus", "mode-only", "max-impact", "expect")
+
+
+def needed(method: Method, cases: Collection[When]) -> tuple[Action, ...]:
+    """The actions that a call needs, all of them, in the order of the table; each once."""
+    found = (
+        need.action
+        for need in TABLE[method]
+        if need.action and (need.when is When.ALWAYS or need.when in cases)
+    )
+    return tuple(dict.fromkeys(found))
+
+
+def to_cancel(started_by: Collection[str]) -> tuple[Action, ...]:
+    """The actions that end a job of somebody else, by the ids of those that starting it needed.
+
+    What migd has started itself needs what PutBack does.
+    """
+    return tuple(a for a in ACTIONS if a.id in started_by) or (APPLY,)

@@ -1,0 +1,56 @@
+"""Who a caller is by name: user, unit, session. It is for records, so nothing waits long for it."""
+
+import pwd
+import threading
+from dataclasses import replace
+
+from migd.core.asked import Caller
+from migd.host.processes import own_container, owner, printable
+from migd.host.threads import in_thread
+
+_LIMIT_S = 2.0
+
+
+class Callers:
+    """For one event loop."""
+
+    def __init__(self) -> None:
+        self._stuck: threading.Event | None = None
+
+    async def described(self, caller: Caller) -> Caller:
+        """With all that can be found out quickly.
+
+        A user's name may come from a directory service. As long as that does not answer, nobody
+        is looked up any more: each would be a thread for ever.
+        """
+        if self._stuck and not self._stuck.is_set():
+            return caller
+        ended = threading.Event()
+
+        def look() -> Caller:
+            try:
+                return _described(caller)
+            finally:
+                ended.set()
+
+        try:
+            return await in_thread(look, _LIMIT_S)
+        except TimeoutError:
+            self._stuck = ended
+            return caller
+
+
+def _described(caller: Caller) -> Caller:
+    try:
+        user = pwd.getpwuid(caller.uid).pw_name
+    except (KeyError, OverflowError):
+        user = ""
+    if not caller.pid:
+        return replace(caller, user=printable(user))
+    of = owner(caller.pid, own_container())
+    return replace(
+        caller,
+        user=printable(user),
+        unit=printable(of.user_unit or of.unit or of.container),
+        session=printable(of.session),
+    )

@@ -1,0 +1,70 @@
+"""What a call needs to be permitted: actions of polkit, and what its rules can decide by."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from migd.core.job import Begun
+from migd.core.permissions import Action, Method, When, needed, to_cancel
+from migd.core.plan import Plan
+from migd.service.audit import shown
+from migd.service.request import Request
+
+# Rules see these, each as text; "" and those that are not there mean none.
+DETAILS = {
+    "type": "apply, stage, put-back, cancel or reload",
+    "config": "the name of the configuration",
+    "text": "yes if the configuration is given as text, or no",
+    "gpus": "UUIDs of the GPUs that it is about, with blanks between them",
+    "gpu-indices": "their indices, likewise, which can change with the hardware",
+    "impact": "of the plan: none, instances, gpu or reset",
+    "options": "names of the options that are on, likewise",
+}
+
+
+@dataclass(frozen=True)
+class Demand:
+    """A grant is for these details and no others."""
+
+    actions: tuple[Action, ...]
+    details: Mapping[str, str] = field(default_factory=dict)
+
+    @classmethod
+    def plain(cls, method: Method, kind: str) -> "Demand":
+        """Of a method that is about no configuration; kind: as the type of a job."""
+        return cls(needed(method, ()), {"type": kind})
+
+    @classmethod
+    def of(cls, method: Method, kind: str, request: Request, plan: Plan) -> "Demand":
+        cases = [When(option) for option in request.flags if option in set(When)]
+        cases += [When.TEXT if request.text else When.NAMED]
+        cases += [When.SETS_MODE] if plan.sets_mode else []
+        details = {
+            "type": kind,
+            "config": shown(request.config),
+            "text": "yes" if request.text else "no",
+            **_gpus({g.gpu.uuid: g.gpu.index for g in plan.gpus}),
+            "impact": plan.impact.value,
+            "options": " ".join(request.flags),
+        }
+        return cls(needed(method, cases), details)
+
+    @classmethod
+    def to_cancel(cls, begun: Begun, uid: int) -> "Demand":
+        """Whoever started a job needs nothing to end it."""
+        own = uid == begun.asked.caller.uid
+        actions = () if own else to_cancel([g.action for g in begun.asked.grants])
+        details = {
+            "type": "cancel",
+            "config": shown(begun.choice.config),
+            "text": "yes" if begun.choice.text else "no",
+            **_gpus({b.gpu: b.index for b in begun.gpus}),
+            "impact": begun.asked.impact,
+        }
+        return cls(actions, details)
+
+
+def _gpus(indices: Mapping[str, int]) -> dict[str, str]:
+    return {
+        "gpus": " ".join(indices),
+        "gpu-indices": " ".join(map(str, indices.values())),
+    }
