@@ -35,7 +35,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"migctl {__version__}")
-    _global(top, json=False, color="auto", timeout=_TIMEOUT_S)
+    _global(top, json=False, color="auto", timeout=_TIMEOUT_S, no_ask_password=False)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _verb(verbs, "status", "show the GPUs, their instances, and who uses them")
     _verb(verbs, "list", "list the configurations")
@@ -69,11 +69,13 @@ def parser() -> ArgumentParser:
 def _verb(verbs: "_SubParsersAction[ArgumentParser]", name: str, words: str) -> ArgumentParser:
     made = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
     # A verb takes the global options too, and does not set back what stood before it.
-    _global(made, json=SUPPRESS, color=SUPPRESS, timeout=SUPPRESS)
+    _global(made, json=SUPPRESS, color=SUPPRESS, timeout=SUPPRESS, no_ask_password=SUPPRESS)
     return made
 
 
-def _global(to: ArgumentParser, *, json: object, color: object, timeout: object) -> None:
+def _global(
+    to: ArgumentParser, *, json: object, color: object, timeout: object, no_ask_password: object
+) -> None:
     to.add_argument("--json", action="store_true", default=json, help="write JSON")
     to.add_argument(
         "--color", choices=("auto", "always", "never"), default=color, help="default: auto"
@@ -84,6 +86,12 @@ def _global(to: ArgumentParser, *, json: object, color: object, timeout: object)
         type=_seconds,
         default=timeout,
         help=f"longest wait for one answer of the daemon, not for a job; default: {_TIMEOUT_S:g}",
+    )
+    to.add_argument(
+        "--no-ask-password",
+        action="store_true",
+        default=no_ask_password,
+        help="do not ask on the terminal for the password of somebody who may; fail then",
     )
 
 

@@ -20,6 +20,7 @@ from migd.bus.connection import (
 )
 from migd.bus.owner import owner_change
 from migd.bus.values import variant
+from migd.cli.agent import agent
 from migd.cli.outcome import GONE, TIMEOUT, Exit, Failure, refused
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -66,10 +67,13 @@ class Client:
         interface: str = names.MANAGER,
     ) -> list[Any]:
         """As call(), for a method that changes something: a person may be asked who they are."""
-        limit = max(self._timeout_s, _INTERACTIVE_S) if self._interactive else self._timeout_s
-        return await self._call(
-            path, interface, member, signature, body, limit, interactive=self._interactive
-        )
+        if not self._interactive:
+            return await self._call(path, interface, member, signature, body, self._timeout_s)
+        limit = max(self._timeout_s, _INTERACTIVE_S)
+        async with agent():
+            return await self._call(
+                path, interface, member, signature, body, limit, interactive=True
+            )
 
     async def properties(self, path: str, interface: str) -> dict[str, Any]:
         (found,) = await self.call("GetAll", "s", interface, path=path, interface=PROPERTIES)

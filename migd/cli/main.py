@@ -63,7 +63,8 @@ async def run(arguments: Namespace) -> Exit:
             from migd.cli.migparted import take_over
 
             return await take_over(arguments, out)
-        async with client(arguments.timeout, interactive=sys.stdin.isatty()) as connected:
+        ask = sys.stdin.isatty() and not arguments.no_ask_password
+        async with client(arguments.timeout, interactive=ask) as connected:
             return await _VERBS[arguments.verb](connected, arguments, out)
     except Failure as failure:
         if arguments.json:

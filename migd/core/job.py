@@ -113,6 +113,10 @@ class Aftermath:
 NOTHING_AFTER = Aftermath()
 
 
+# What is shown for the name of a configuration that was given as text.
+TEXT = "(text)"
+
+
 @dataclass(frozen=True)
 class Choice:
     """What somebody asked for: the name of a configuration, or the text itself.
@@ -128,7 +132,7 @@ class Choice:
 
     @property
     def label(self) -> str:
-        return "(text)" if self.text else self.config
+        return TEXT if self.text else self.config
 
     def same(self, other: "Choice | None") -> bool:
         """Whether both ask for the same, whoever asked when."""

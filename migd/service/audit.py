@@ -13,7 +13,7 @@ from migd.host.processes import printable
 
 log = logging.getLogger(__name__)
 
-_SHOWN = 200
+_SHOWN, _WHY = 200, 600
 _TEXT = 8_000
 # Refusals that are recorded within a minute: of one user, and in all.
 _WINDOW_S = 60.0
@@ -84,7 +84,7 @@ class Refusals:
         asked = Asked(caller, tuple(details.get("options", "").split()), details.get("impact", ""))
         log.warning(
             "%s is refused to %s: %s%s",
-            details.get("type", "a request"), shown(str(caller)), shown(why), more,
+            details.get("type", "a request"), shown(str(caller)), printable(why[:_WHY]), more,
             extra=fields(
                 Event.REFUSED,
                 type=details.get("type", ""),

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from migd.core.job import Begun
+from migd.core.job import TEXT, Begun
 from migd.core.permissions import Action, Method, When, needed, to_cancel
 from migd.core.plan import Plan
 from migd.service.audit import shown
@@ -12,7 +12,7 @@ from migd.service.request import Request
 # Rules see these, each as text; "" and those that are not there mean none.
 DETAILS = {
     "type": "apply, stage, put-back, cancel or reload",
-    "config": "the name of the configuration",
+    "config": "the name of the configuration, or (text)",
     "text": "yes if the configuration is given as text, or no",
     "gpus": "UUIDs of the GPUs that it is about, with blanks between them",
     "gpu-indices": "their indices, likewise, which can change with the hardware",
@@ -31,7 +31,7 @@ class Demand:
     @classmethod
     def plain(cls, method: Method, kind: str) -> "Demand":
         """Of a method that is about no configuration; kind: as the type of a job."""
-        return cls(needed(method, ()), {"type": kind})
+        return cls(needed(method, ()), {"type": kind, "config": ""})
 
     @classmethod
     def of(cls, method: Method, kind: str, request: Request, plan: Plan) -> "Demand":
@@ -40,7 +40,8 @@ class Demand:
         cases += [When.SETS_MODE] if plan.sets_mode else []
         details = {
             "type": kind,
-            "config": shown(request.config),
+            # A name that somebody gives a text of theirs must be taken for no other.
+            "config": TEXT if request.text else shown(request.config),
             "text": "yes" if request.text else "no",
             **_gpus({g.gpu.uuid: g.gpu.index for g in plan.gpus}),
             "impact": plan.impact.value,
@@ -55,7 +56,7 @@ class Demand:
         actions = () if own else to_cancel([g.action for g in begun.asked.grants])
         details = {
             "type": "cancel",
-            "config": shown(begun.choice.config),
+            "config": shown(begun.choice.label),
             "text": "yes" if begun.choice.text else "no",
             **_gpus({b.gpu: b.index for b in begun.gpus}),
             "impact": begun.asked.impact,

@@ -21,8 +21,11 @@ def text() -> str:
 
 def _lines(action: Action) -> Iterator[str]:
     yield f'  <action id="{action.id}">\n'
-    yield f"    <description>{escape(f'{action.does[:1].upper()}{action.does[1:]}')}</description>\n"
-    yield f"    <message>Authentication is needed to {escape(action.does)}</message>\n"
+    description = f"{action.does[:1].upper()}{action.does[1:]}"
+    yield f"    <description>{escape(description)}</description>\n"
+    # polkit puts in what it is told of the call.
+    message = f"Authentication is needed to {action.does}: $(type) $(config)"
+    yield f"    <message>{escape(message)}</message>\n"
     yield "    <defaults>\n"
     # The same for all: who administers servers sits at none of them, and comes over the network.
     for whose in ("any", "inactive", "active"):

@@ -44,11 +44,13 @@ _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configura
 class PrivateBus:
     """A real dbus-daemon where anybody may own and call anything."""
 
-    def __init__(self) -> None:
+    def __init__(self, config_text: str = _CONFIG) -> None:
         # pytest's own directories can be too deep for the path of a socket.
         self._directory = tempfile.TemporaryDirectory(prefix="bus-")
+        # Whom the bus lets in is its own affair.
+        Path(self._directory.name).chmod(0o755)
         config = Path(self._directory.name, "bus.conf")
-        config.write_text(_CONFIG.format(directory=self._directory.name))
+        config.write_text(config_text.format(directory=self._directory.name))
         self._process = subprocess.Popen(
             ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={config}"],
             stdout=subprocess.PIPE,

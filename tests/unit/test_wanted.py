@@ -2,8 +2,8 @@
 
 import pytest
 
-from migd.core.job import Choice
 from migd.core.asked import ITSELF
+from migd.core.job import Choice
 from migd.core.wanted import Authority, decided
 
 CHOSEN = Choice("chosen", "", mode_only=False, uid=0, at=1)
