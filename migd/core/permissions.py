@@ -114,6 +114,17 @@ TABLE: dict[Method, tuple[Need, ...]] = {
 # Options that by themselves allow nothing.
 PLAIN_OPTIONS = ("gpus", "mode-only", "max-impact", "expect")
 
+# Rules see these, each as text; "" and those that are not there mean none.
+DETAILS = {
+    "type": "apply, stage, put-back, cancel or reload",
+    "config": "the name of the configuration, or (text)",
+    "text": "yes if the configuration is given as text, or no",
+    "gpus": "UUIDs of the GPUs that it is about, with blanks between them",
+    "gpu-indices": "their indices, likewise, which can change with the hardware",
+    "impact": "of the plan: none, instances, gpu or reset",
+    "options": "names of the options that are on, likewise",
+}
+
 
 def needed(method: Method, cases: Collection[When]) -> tuple[Action, ...]:
     """The actions that a call needs, all of them, in the order of the table; each once."""

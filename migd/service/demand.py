@@ -9,17 +9,6 @@ from migd.core.plan import Plan
 from migd.service.audit import shown
 from migd.service.request import Request
 
-# Rules see these, each as text; "" and those that are not there mean none.
-DETAILS = {
-    "type": "apply, stage, put-back, cancel or reload",
-    "config": "the name of the configuration, or (text)",
-    "text": "yes if the configuration is given as text, or no",
-    "gpus": "UUIDs of the GPUs that it is about, with blanks between them",
-    "gpu-indices": "their indices, likewise, which can change with the hardware",
-    "impact": "of the plan: none, instances, gpu or reset",
-    "options": "names of the options that are on, likewise",
-}
-
 
 @dataclass(frozen=True)
 class Demand:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import security_page
 from mdoc import finished, head, items, prose, sentence, word
 
 from migd import errors, names
@@ -59,9 +60,7 @@ def text() -> str:
     lines += [
         ".Sh ERROR NAMES",
         *items((f"Er {name}", sentence(text) if text else []) for name, text in _errors()),
-        ".Sh SECURITY",
-        "Reading is free to everybody on the host.",
-        "All that changes something, on the GPUs or in what is wanted, is for root.",
+        *security_page.lines(),
         ".Sh EXAMPLES",
     ]
     for member, arguments in _CALLS:
@@ -74,7 +73,8 @@ def text() -> str:
         ".Sh SEE ALSO",
         ".Xr busctl 1 ,",
         ".Xr migctl 1 ,",
-        ".Xr migd 8",
+        ".Xr migd 8 ,",
+        ".Xr polkit 8",
     ]
     return finished(lines)
 

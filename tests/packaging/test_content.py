@@ -24,6 +24,9 @@ FILES = {
     "/usr/share/man/man5/migd.yaml.5",
     "/usr/share/man/man5/org.migd1.5",
     "/usr/share/man/man8/migd.8",
+    "/usr/lib/sysusers.d/migd.conf",
+    "/usr/share/polkit-1/actions/org.migd1.policy",
+    "/usr/share/polkit-1/rules.d/org.migd1.rules",
     "/usr/share/zsh/vendor-completions/_migctl",
     *(f"/usr/lib/systemd/system/{unit.name}" for unit in (CHECKOUT / "systemd").glob("*.service")),
     *(f"{LIB}/lib/python3.{n}/site-packages/migd.pth" for n in (11, 12, 13, 14)),
@@ -110,6 +113,7 @@ def test_control(built: Built) -> None:
         "default-dbus-system-bus", "python3", "python3:any", "python3-dbus-next", "python3-psutil",
         "python3-sdnotify", "python3-yaml", "systemd",
     }  # fmt: skip
+    assert output("dpkg-deb", "--field", built.deb, "Recommends") == "polkitd\n"
     assert built.deb.stat().st_size < MOST_BYTES
     assert int(control["Installed-Size"]) < MOST_INSTALLED_KB
 
@@ -123,6 +127,7 @@ def test_requirements_of_the_rpm(built: Built) -> None:
         "python3.12dist(pyyaml) >= 6",
         "systemd",
     }
+    assert output("rpm", "-qp", "--recommends", built.rpm) == "polkit\n"
     assert output("rpm", "-qp", "--queryformat=%{ARCH} %{VERSION}", built.rpm) == (
         f"noarch {migd.__version__}"
     )

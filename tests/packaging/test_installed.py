@@ -103,6 +103,8 @@ def test_install_upgrade_remove_purge(boot: Boot, release: str, tmp_path: Path) 
     assert host.run("stat", "--format=%a", names.RUNTIME_DIR).stdout == "700\n"
     assert host.systemctl("is-enabled", BOOT) == "enabled"
     assert not host.active(BOOT)
+    # Whom polkit's rule lets operate: it is there, and nobody is in it.
+    assert host.run("getent", "group", "migd").stdout.endswith(":\n")
     compiled = host.run("find", "/usr/lib/migd/python", "-name", "daemon.*.pyc").stdout
     assert compiled, "every start would compile it anew"
 

@@ -57,6 +57,7 @@ def test_scriptlets(boot: Boot, tmp_path: Path) -> None:
     assert not host.active(BOOT)
     assert host.read(PUT_BACK) == "installed in this boot\n"
     assert (pids(host), node.mutating_calls()) == (clients, 0)
+    assert host.run("getent", "group", "migd").stdout.startswith("migd:")
     where = "import dbus_next, pynvml, sdnotify; print(dbus_next.__file__, sdnotify.__file__)"
     found = host.run("/usr/lib/migd/bin/python3", "-I", "-c", where).stdout.split()
     assert {str(Path(name).parents[1]) for name in found} == {"/usr/lib/migd/vendor"}

@@ -19,6 +19,7 @@ from migd.core.permissions import (
     APPLY_TEXT,
     APPLYING,
     CANCELING,
+    DETAILS,
     FREE,
     PLAIN_OPTIONS,
     PUTTING_BACK,
@@ -36,7 +37,7 @@ from migd.core.permissions import (
     to_cancel,
 )
 from migd.core.plan import plan
-from migd.service.demand import DETAILS, Demand
+from migd.service.demand import Demand
 from migd.service.request import Request
 from tests.support import boards
 
