@@ -1,5 +1,6 @@
 """Who a caller is by name: user, unit, session. It is for records, so nothing waits long for it."""
 
+import asyncio
 import pwd
 import threading
 from dataclasses import replace
@@ -9,6 +10,7 @@ from migd.host.processes import own_container, owner, printable
 from migd.host.threads import in_thread
 
 _LIMIT_S = 2.0
+_AT_ONCE = 4
 
 
 class Callers:
@@ -16,6 +18,7 @@ class Callers:
 
     def __init__(self) -> None:
         self._stuck: threading.Event | None = None
+        self._few = asyncio.Semaphore(_AT_ONCE)
 
     async def described(self, caller: Caller) -> Caller:
         """With all that can be found out quickly.
@@ -23,8 +26,12 @@ class Callers:
         A user's name may come from a directory service. As long as that does not answer, nobody
         is looked up any more: each would be a thread for ever.
         """
-        if self._stuck and not self._stuck.is_set():
-            return caller
+        async with self._few:
+            if self._stuck and not self._stuck.is_set():
+                return caller
+            return await self._looked_up(caller)
+
+    async def _looked_up(self, caller: Caller) -> Caller:
         ended = threading.Event()
 
         def look() -> Caller:

@@ -4,7 +4,7 @@ import hashlib
 import logging
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from migd.core.asked import Asked, Caller
 from migd.core.job import Begun, PastJob
@@ -64,15 +64,17 @@ def done(kind: str, asked: Asked, config: str = "", text: str = "", **more: obje
 class Refusals:
     """Records of requests that were not permitted; of a flood, only so many in a minute."""
 
-    def __init__(self) -> None:
-        self._begun = 0.0
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        """clock: seconds, which only goes forward."""
+        self._clock = clock
+        self._begun = clock()
         self._told: Counter[int] = Counter()
         self._untold = 0
 
     def tell(
         self, caller: Caller, actions: Sequence[str], details: Mapping[str, str], why: str
     ) -> None:
-        now = time.monotonic()
+        now = self._clock()
         if now - self._begun >= _WINDOW_S:
             self._begun = now
             self._told.clear()

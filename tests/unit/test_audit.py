@@ -106,10 +106,9 @@ def test_nothing_that_somebody_chose_breaks_a_record(records: Any) -> None:
     assert len(records()[0]["MIGD_TEXT_SHA256"]) == 64
 
 
-def test_a_flood_of_refusals_is_a_number(records: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_flood_of_refusals_is_a_number(records: Any) -> None:
     clock = [1000.0]
-    monkeypatch.setattr(audit.time, "monotonic", lambda: clock[0])
-    refusals = audit.Refusals()
+    refusals = audit.Refusals(lambda: clock[0])
 
     def refuse(uid: int, times: int) -> int:
         before = len(records())
