@@ -16,7 +16,7 @@ from migd.bus.contract import load
 from migd.bus.exporter import Call, Exporter, Handler
 from migd.bus.polkit import Polkit
 from migd.core.job import PastJob
-from migd.core.permissions import PUTTING_BACK, RELOADING
+from migd.core.permissions import RELOADING
 from migd.errors import MigdError, NoSystemd
 from migd.service import audit
 from migd.service.demand import Demand
@@ -162,7 +162,8 @@ class Front:
     async def _put_back(self, call: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
         options.none(given)
         assert self._boot
-        permit, demand = await self._permit(call), Demand.plain(PUTTING_BACK, "put-back")
+        demand = Demand.to_put_back(self._asked.settings.reboot)
+        permit = await self._permit(call)
         await permit.obtain(demand)
         return (await asyncio.shield(self._boot.run(permit.asked(demand))),)
 

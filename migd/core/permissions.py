@@ -62,6 +62,7 @@ class When(StrEnum):
     ALLOW_REBOOT = "allow-reboot"
     RESET_PEERS = "reset-peers"
     SETS_MODE = "the plan sets a MIG mode or resets a GPU"
+    MAY_REBOOT = "migd.yaml has reboot: when-needed"
     ANOTHERS = "a job that somebody else has started"
 
     @property
@@ -107,7 +108,11 @@ TABLE: dict[Method, tuple[Need, ...]] = {
         Need(When.TEXT, APPLY_TEXT),
         Need(When.SETS_MODE, SET_MIG_MODE),
     ),
-    PUTTING_BACK: (Need(When.ALWAYS, APPLY),),
+    PUTTING_BACK: (
+        Need(When.ALWAYS, APPLY),
+        Need(When.ALWAYS, SET_MIG_MODE),
+        Need(When.MAY_REBOOT, REBOOT),
+    ),
     RELOADING: (Need(When.ALWAYS, RELOAD),),
     CANCELING: (Need(When.ANOTHERS, None),),
 }  # fmt: skip

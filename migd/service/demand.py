@@ -1,11 +1,12 @@
 """What a call needs to be permitted: actions of polkit, and what its rules can decide by."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 
 from migd.core.job import TEXT, Begun
-from migd.core.permissions import Action, Method, When, needed, to_cancel
+from migd.core.permissions import PUTTING_BACK, Action, Method, When, needed, to_cancel
 from migd.core.plan import Plan
+from migd.core.reboot import Reboots
 from migd.service.audit import shown
 from migd.service.request import Request
 
@@ -18,9 +19,15 @@ class Demand:
     details: Mapping[str, str] = field(default_factory=dict)
 
     @classmethod
-    def plain(cls, method: Method, kind: str) -> "Demand":
+    def plain(cls, method: Method, kind: str, cases: Collection[When] = ()) -> "Demand":
         """Of a method that is about no configuration; kind: as the type of a job."""
-        return cls(needed(method, ()), {"type": kind, "config": ""})
+        return cls(needed(method, cases), {"type": kind, "config": ""})
+
+    @classmethod
+    def to_put_back(cls, reboots: Reboots) -> "Demand":
+        """It resets GPUs and reboots the host where that is needed, and nobody else is asked."""
+        cases = [] if reboots is Reboots.NEVER else [When.MAY_REBOOT]
+        return cls.plain(PUTTING_BACK, "put-back", cases)
 
     @classmethod
     def of(cls, method: Method, kind: str, request: Request, plan: Plan) -> "Demand":

@@ -137,7 +137,7 @@ EVERY = [
     free("GetGpu", "0"),
     *about(APPLYING, tuple(VALUES)),
     *about(STAGING, ("gpus", "mode-only")),
-    Case(PUTTING_BACK, ({},)),
+    Case(PUTTING_BACK, ({},), frozenset({When.MAY_REBOOT})),
     Case(RELOADING),
 ]
 

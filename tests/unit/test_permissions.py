@@ -37,6 +37,7 @@ from migd.core.permissions import (
     to_cancel,
 )
 from migd.core.plan import plan
+from migd.core.reboot import Reboots
 from migd.service.demand import Demand
 from migd.service.request import Request
 from tests.support import boards
@@ -84,7 +85,7 @@ def test_nothing_that_changes_something_is_ever_free() -> None:
         (APPLYING, {When.NAMED, When.ALLOW_REBOOT}, (APPLY, REBOOT)),
         (STAGING, {When.NAMED}, (STAGE,)),
         (STAGING, {When.TEXT, When.SETS_MODE}, (STAGE, APPLY_TEXT, SET_MIG_MODE)),
-        (PUTTING_BACK, set(), (APPLY,)),
+        (PUTTING_BACK, set(), (APPLY, SET_MIG_MODE)),
     ],
 )
 def test_what_is_needed(method: Method, cases: set[When], actions: tuple[Action, ...]) -> None:
@@ -148,6 +149,11 @@ def test_ones_own_job() -> None:
     others = Demand.to_cancel(begun, 8)
     assert others.actions == (APPLY, REBOOT)
     assert (others.details["type"], others.details["gpus"]) == ("cancel", "GPU-x")
+
+
+def test_what_is_put_back_may_take_a_reboot_only_where_the_file_says_so() -> None:
+    assert Demand.to_put_back(Reboots.NEVER).actions == (APPLY, SET_MIG_MODE)
+    assert Demand.to_put_back(Reboots.WHEN_NEEDED).actions == (APPLY, SET_MIG_MODE, REBOOT)
 
 
 # -- what polkit and people read ---------------------------------------------------------------
