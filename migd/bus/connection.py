@@ -3,11 +3,12 @@
 import asyncio
 import logging
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.message import Message
 
+from migd.bus.incoming import CALL, ERROR, RETURN, Incoming
 from migd.bus.transport import Transport
 from migd.bus.values import clean, to_wire
 
@@ -19,8 +20,18 @@ _ERROR = f"{BUS}.Error"
 _DO_NOT_QUEUE = 4
 _PRIMARY_OWNER, _ALREADY_OWNER = 1, 4
 
-# Given each incoming call and signal; True takes it, so that nobody else sees it.
+# Given each incoming call and signal that it wants; True takes it, so that nobody else sees it.
 MessageHandler = Callable[[Message], bool]
+# Whether a handler wants a message, by what its header tells; of what nobody wants no more is read.
+Wants = Callable[[Incoming], bool]
+
+
+class Door(Protocol):
+    """Where all method calls are received, unread, once it is set."""
+
+    def arrived(self, call: Incoming) -> None: ...
+    def drained(self) -> None:
+        """All that was sent has left this process."""
 
 
 class BusError(Exception):
@@ -52,15 +63,21 @@ class Connection:
     """Made by connect(). When it has ended it stays so: a new one must be made."""
 
     def __init__(self, address: str | None) -> None:
-        self._pending: dict[int, asyncio.Future[Message]] = {}
-        self._handlers: list[MessageHandler] = []
+        self._pending: dict[int, tuple[str, asyncio.Future[Message]]] = {}
+        self._handlers: list[tuple[Wants, MessageHandler]] = []
+        self._door: Door | None = None
         self._closed = asyncio.Event()
         self._error: Exception | None = None
-        self._transport = Transport(address, self._receive, self._end)
+        self._transport = Transport(address, self._receive, self._drain, self._end)
 
     @property
     def unique_name(self) -> str:
         return str(self._transport.unique_name)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were sent and have not left this process."""
+        return self._transport.unsent
 
     async def call(
         self,
@@ -100,7 +117,7 @@ class Connection:
             raise self._lost()
         message.serial = self._transport.next_serial()
         reply: asyncio.Future[Message] = asyncio.get_running_loop().create_future()
-        self._pending[message.serial] = reply
+        self._pending[message.serial] = message.destination, reply
         try:
             self.send(message)
             async with asyncio.timeout(timeout_s):
@@ -115,11 +132,15 @@ class Connection:
         """Queue a message; on a dead connection it is lost, as wait_closed() tells its owner."""
         self._transport.post(message)
 
-    def add_handler(self, handler: MessageHandler) -> None:
-        self._handlers.append(handler)
+    def add_handler(self, handler: MessageHandler, wants: Wants = lambda _: True) -> None:
+        self._handlers.append((wants, handler))
 
     def remove_handler(self, handler: MessageHandler) -> None:
-        self._handlers.remove(handler)
+        self._handlers = [(w, h) for w, h in self._handlers if h != handler]
+
+    def guard(self, door: Door) -> None:
+        """Hand method calls to `door`, and to no handler any more."""
+        self._door = door
 
     async def match(self, rule: str) -> None:
         """Ask the bus for the signals that fit a match rule."""
@@ -160,22 +181,44 @@ class Connection:
         self._error = error
         self._closed.set()
         self._handlers.clear()
-        for reply in self._pending.values():
+        for _, reply in self._pending.values():
             if not reply.done():
                 reply.set_exception(self._lost())
 
-    def _receive(self, message: Message, dropped: int) -> None:
-        if message.message_type in (MessageType.METHOD_RETURN, MessageType.ERROR):
-            reply = self._pending.get(message.reply_serial)
-            if reply is not None and not reply.done():
-                _resolve(reply, message, dropped)
-        elif dropped:
-            self._refuse(message, "LimitsExceeded", f"the arguments are too long: {dropped} bytes")
-        elif not self._offer(message):
-            self._refuse(message, "UnknownMethod", f"nothing here answers {message.member}")
+    def _drain(self) -> None:
+        if self._door:
+            self._door.drained()
 
-    def _offer(self, message: Message) -> bool:
-        for handler in tuple(self._handlers):
+    def _receive(self, arrived: Incoming) -> None:
+        if arrived.kind == CALL and self._door:
+            self._door.arrived(arrived)
+        elif arrived.kind in (RETURN, ERROR):
+            self._answered(arrived)
+        elif arrived.dropped:
+            text = f"the arguments are too long: {arrived.dropped} bytes"
+            self.refuse(arrived, "LimitsExceeded", text)
+        elif not self._offer(arrived):
+            self.refuse(arrived, "UnknownMethod", f"nothing here answers {arrived.member}")
+
+    def _answered(self, arrived: Incoming) -> None:
+        called, reply = self._pending.get(arrived.reply_serial, ("", None))
+        # The bus lets only who was called answer, or answers itself. Where its policy is laxer than
+        # that of a system bus, serials can be guessed: names that cannot be mistaken are compared.
+        meant = called.startswith(":") or called == BUS
+        if reply is None or reply.done() or (meant and arrived.sender not in (called, BUS)):
+            return
+        message = arrived.read()
+        if message:
+            _resolve(reply, message, arrived.dropped)
+
+    def _offer(self, arrived: Incoming) -> bool:
+        message: Message | None = None
+        for wants, handler in tuple(self._handlers):
+            if not wants(arrived):
+                continue
+            message = message or arrived.read()
+            if message is None:
+                return True
             try:
                 if handler(message):
                     return True
@@ -183,10 +226,10 @@ class Connection:
                 log.exception("a message handler failed at %s, ignoring", message.member)
         return False
 
-    def _refuse(self, message: Message, error: str, text: str) -> None:
-        wanted = not message.flags & MessageFlag.NO_REPLY_EXPECTED
-        if wanted and message.message_type is MessageType.METHOD_CALL:
-            self.send(Message.new_error(message, f"{_ERROR}.{error}", text))
+    def refuse(self, call: Incoming, error: str, text: str) -> None:
+        """Answer with a standard error, if an answer is wanted."""
+        if call.wants_reply:
+            self.send(call.error(f"{_ERROR}.{error}", clean(text)))
 
 
 async def connect(address: str | None, *, timeout_s: float) -> Connection:

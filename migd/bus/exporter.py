@@ -12,14 +12,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from dbus_next.constants import MessageFlag, MessageType
+from dbus_next.constants import MessageFlag
 from dbus_next.message import Message
 
 from migd.bus import tree
 from migd.bus.calls import Calls
 from migd.bus.connection import BUS, Connection
 from migd.bus.contract import Contract, Interface, Method
-from migd.bus.owner import owner_change
+from migd.bus.intake import Intake, Turn
 from migd.bus.standard import (
     INTERFACES,
     INTROSPECTABLE,
@@ -33,6 +33,8 @@ from migd.bus.values import clean, to_wire
 log = logging.getLogger(__name__)
 
 STOPPING = "migd is stopping"
+# Errors quote what callers wrote, which need not come back to them in full.
+_LONGEST_ERROR = 16 * 1024
 INTERNAL = "an internal error of migd; its log tells more"
 
 _DOCTYPE = """<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
@@ -63,6 +65,8 @@ class Exporter:
     to_error: gives the D-Bus name and the text of an exception for the caller
     failed: the name that to_error gives to bugs; these are logged, and the caller is told no more
     authorize: runs before each handler, and raises to refuse
+    waiting: methods, by interface and name, that do nothing but wait, so that they need no turn
+    trusted: as in intake.Intake
     """
 
     def __init__(
@@ -74,6 +78,8 @@ class Exporter:
         *,
         failed: str,
         authorize: Callable[[Call], Awaitable[None]],
+        waiting: Collection[tuple[str, str]] = (),
+        trusted: Collection[int] | None = None,
     ) -> None:
         self._connection = connection
         self._root = root
@@ -83,17 +89,16 @@ class Exporter:
         self._authorize = authorize
         self._handlers: Mapping[str, Mapping[str, Handler]] = {}
         self._tree: tree.Tree = {}
+        self._waiting = waiting
         self._calls = Calls()
+        self._intake = Intake(connection, self._receive, self._calls.cancel, trusted)
         self._stopping = False
 
     async def start(self, handlers: Mapping[str, Mapping[str, Handler]]) -> None:
         """Answer calls from now on; ContractError unless each method has its handler."""
         self._contract.check(handlers)
         self._handlers = handlers
-        self._connection.add_handler(self._receive)
-        await self._connection.match(
-            f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg2=''"
-        )
+        await self._intake.open()
 
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Cancel the calls at work, tell their callers, and get all of it onto the wire."""
@@ -133,19 +138,14 @@ class Exporter:
     ) -> None:
         self._connection.send(Message.new_signal(path, interface, member, signature, body))
 
-    def _receive(self, message: Message) -> bool:
-        changed = owner_change(message)
-        if changed is not None and not changed[1]:
-            self._calls.cancel(changed[0])
-        if message.message_type is not MessageType.METHOD_CALL:
-            return False
+    def _receive(self, message: Message, turn: Turn) -> asyncio.Task[Any] | None:
         try:
-            self._route(message)
+            return self._route(message, turn)
         except Exception as error:  # noqa: BLE001 - _fail tells the caller, and logs bugs
             self._fail(message, error)
-        return True
+        return None
 
-    def _route(self, message: Message) -> None:
+    def _route(self, message: Message, turn: Turn) -> asyncio.Task[Any] | None:
         interface = self._interface(message)
         method = interface.methods.get(message.member)
         if method is None:
@@ -155,14 +155,14 @@ class Exporter:
             raise Refusal("InvalidArgs", f"{message.member} takes ({takes}), not ({given})")
         if interface.name in INTERFACES:
             self._reply(message, method, self._answer(message, interface.name))
-        elif self._stopping:
+            return None
+        if self._stopping:
             raise Refusal("NoReply", STOPPING)
-        else:
-            self._calls.start(
-                message.sender,
-                lambda: self._handle(message, interface.name),
-                lambda task: self._finish(message, method, task),
-            )
+        return self._calls.start(
+            message.sender,
+            turn.metered(self._handle(message, interface.name, turn)),
+            lambda task: self._finish(message, method, turn, task),
+        )
 
     def _interface(self, message: Message) -> Interface:
         """Find the interface that a call means; it may leave it out if only one can be meant."""
@@ -200,13 +200,24 @@ class Exporter:
         start = len(prefix)
         return sorted({p[start:].split("/")[0] for p in self._tree if p.startswith(prefix)} - {""})
 
-    async def _handle(self, message: Message, interface: str) -> Any:
+    async def _handle(self, message: Message, interface: str, turn: Turn) -> Any:
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
         call = Call(message.sender, message.path, interface, message.member, interactive)
+        # A person may have to be asked: that holds up nobody.
         await self._authorize(call)
-        return await self._handlers[interface][message.member](call, *message.body)
+        handler = self._handlers[interface][message.member]
+        if (interface, message.member) in self._waiting:
+            return await handler(call, *message.body)
+        async with turn.at_work():
+            return await handler(call, *message.body)
 
-    def _finish(self, message: Message, method: Method, task: asyncio.Task[Any]) -> None:
+    def _finish(
+        self, message: Message, method: Method, turn: Turn, task: asyncio.Task[Any]
+    ) -> None:
+        with turn.meter():
+            self._answer_with(message, method, task)
+
+    def _answer_with(self, message: Message, method: Method, task: asyncio.Task[Any]) -> None:
         try:
             results = task.result()
             if not isinstance(results, tuple | None):
@@ -234,7 +245,8 @@ class Exporter:
         self._error(message, name, text)
 
     def _error(self, message: Message, name: str, text: str) -> None:
-        self._send(message, Message.new_error(message, name, clean(text)))
+        shortened = text if len(text) <= _LONGEST_ERROR else f"{text[:_LONGEST_ERROR]}..."
+        self._send(message, Message.new_error(message, name, clean(shortened)))
 
     def _send(self, message: Message, reply: Message) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:

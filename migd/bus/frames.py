@@ -8,8 +8,12 @@ from dataclasses import dataclass
 # is systemd's list of all units, below 3 MiB with 10,000 of them.
 MAX_MESSAGE = 4 * 2**20
 
+# Whoever sends a longer header (an object path has no limit on the bus) wants nothing that we have:
+# such a message is passed over as a whole, and gets no answer.
+MAX_HEADER = 64 * 2**10
+
 _FIXED = 16  # bytes of a header up to its array of fields
-_ENDIAN = {ord("l"): "<", ord("B"): ">"}
+_UINT32 = {ord("l"): struct.Struct("<I"), ord("B"): struct.Struct(">I")}
 _VERSION = 1
 
 
@@ -40,33 +44,37 @@ class Frames:
 
         Raises ValueError when these are not D-Bus messages: where the next begins is not known.
         """
-        if len(self._buffer) < _FIXED:
-            return None
-        header, body = self._lengths()
-        if header + body <= MAX_MESSAGE:
-            if len(self._buffer) < header + body:
+        while len(self._buffer) >= _FIXED:
+            header, body = self._lengths()
+            if header > MAX_HEADER:
+                self._pass_over(header + body)
+                continue
+            if header + body <= MAX_MESSAGE:
+                whole = len(self._buffer) >= header + body
+                return Frame(self._take(header + body)) if whole else None
+            if len(self._buffer) < header:
                 return None
-            return Frame(self._take(header + body))
-        if header > MAX_MESSAGE:
-            raise ValueError(f"a message header of {header} bytes")
-        if len(self._buffer) < header:
-            return None
-        data = bytearray(self._take(header))
-        data[4:8] = bytes(4)
-        passed = min(body, len(self._buffer))
-        del self._buffer[:passed]
-        self._passing_over = body - passed
-        return Frame(bytes(data), body)
+            data = bytearray(self._take(header))
+            data[4:8] = bytes(4)
+            self._pass_over(body)
+            return Frame(bytes(data), body)
+        return None
 
     def _lengths(self) -> tuple[int, int]:
-        endian = _ENDIAN.get(self._buffer[0])
-        if endian is None or self._buffer[3] != _VERSION:
+        uint32 = _UINT32.get(self._buffer[0])
+        if uint32 is None or self._buffer[3] != _VERSION:
             raise ValueError(f"not a D-Bus message: {bytes(self._buffer[:_FIXED])!r}")
-        (body,) = struct.unpack_from(f"{endian}I", self._buffer, 4)
-        (fields,) = struct.unpack_from(f"{endian}I", self._buffer, 12)
+        (body,) = uint32.unpack_from(self._buffer, 4)
+        (fields,) = uint32.unpack_from(self._buffer, 12)
         return _FIXED + fields + -fields % 8, body
 
+    def _pass_over(self, length: int) -> None:
+        passed = min(length, len(self._buffer))
+        del self._buffer[:passed]
+        self._passing_over = length - passed
+
     def _take(self, length: int) -> bytes:
-        data = bytes(self._buffer[:length])
+        with memoryview(self._buffer) as view:
+            data = bytes(view[:length])
         del self._buffer[:length]
         return data

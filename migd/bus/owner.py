@@ -7,6 +7,7 @@ from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
 from migd.bus.connection import BUS, BUS_PATH, Connection, RemoteError
+from migd.bus.incoming import Incoming
 
 
 class NameOwner:
@@ -30,7 +31,9 @@ class NameOwner:
         moved: called after each change
         """
         self._moved = moved
-        self._connection.add_handler(self._on_message)
+        self._connection.add_handler(
+            self._on_message, lambda arrived: changing(arrived) == self._name
+        )
         try:
             await self._learn()
         except BaseException:
@@ -62,7 +65,7 @@ class NameOwner:
             return ""
         return str(owner)
 
-    def sent(self, message: Message) -> bool:
+    def sent(self, message: Message | Incoming) -> bool:
         return bool(self._unique) and message.sender == self._unique
 
     def _on_message(self, message: Message) -> bool:
@@ -73,6 +76,13 @@ class NameOwner:
             if self._moved:
                 self._moved()
         return False
+
+
+def changing(arrived: Incoming) -> str:
+    """The name that changed hands, if a message says so: "" if not, or if others made it up."""
+    if arrived.sender != BUS or arrived.member != "NameOwnerChanged":
+        return ""
+    return arrived.text
 
 
 def owner_change(message: Message) -> tuple[str, str] | None:

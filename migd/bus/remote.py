@@ -4,11 +4,12 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from dbus_next.constants import MessageFlag, MessageType
+from dbus_next.constants import MessageFlag
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree, SignatureType, Variant
 
 from migd.bus.connection import BUS, BusError, Connection, ConnectionLost, RemoteError
+from migd.bus.incoming import SIGNAL, Incoming
 from migd.bus.owner import NameOwner
 from migd.bus.values import to_wire, variant
 from migd.host.bus import NoAnswer, Refused, Signal
@@ -46,13 +47,14 @@ class RemotePeer:
         self, interface: str, heard: Callable[[Signal], None], moved: Callable[[], None]
     ) -> None:
         def handler(message: Message) -> bool:
-            if message.message_type is not MessageType.SIGNAL or not self._owner.sent(message):
-                return False
-            if message.interface == interface:
-                heard(Signal(message.path, interface, message.member, _plain_all(message.body)))
+            heard(Signal(message.path, interface, message.member, _plain_all(message.body)))
             return False
 
-        self._connection.add_handler(handler)
+        def wants(arrived: Incoming) -> bool:
+            signal = arrived.kind == SIGNAL and arrived.interface == interface
+            return signal and self._owner.sent(arrived)
+
+        self._connection.add_handler(handler, wants)
         try:
             await self._connection.match(
                 f"type='signal',sender='{self._name}',interface='{interface}'"

@@ -5,7 +5,8 @@ replaced, and why:
 
 * writing: a full socket buffer (EAGAIN) ended the connection, and unsent messages had no bound;
 * reading: one message that cannot be read ended the connection, a flood of them starved the loop,
-  a huge one stopped it, and file descriptors that nobody takes stayed open;
+  a huge one stopped it, and file descriptors that nobody takes stayed open: we take none at all,
+  so that the bus refuses messages that carry some, and the kernel closes what would come;
 * authentication: a bus that hung up was read for ever, in a busy loop;
 * Hello: an error reply was taken for the unique name;
 * dispatch: default answers, tracebacks to callers, and caches that grow with what peers send;
@@ -14,26 +15,21 @@ replaced, and why:
 It relies on private names of dbus-next, so it refuses to be imported where they are missing.
 """
 
-import array
 import asyncio
 import contextlib
-import io
-import logging
-import os
-import socket
+import time
 from collections.abc import Callable
 from typing import Any
 
 from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio.message_bus import MessageBus, _MessageWriter
-from dbus_next.constants import BusType, MessageType
+from dbus_next.constants import BusType
 from dbus_next.message import Message
 from dbus_next.signature import SignatureTree
 
 from migd.bus.frames import Frame, Frames
+from migd.bus.incoming import ERROR, Incoming
 from migd.bus.writer import Writer
-
-log = logging.getLogger(__name__)
 
 # Bytes of unsent messages. Above the first we stop reading, so that whoever calls faster than the
 # bus takes our answers has to wait; below the second we read again. The third is reached only by
@@ -43,38 +39,50 @@ PAUSE_ABOVE = 2**20
 RESUME_BELOW = 2**18
 MAX_UNSENT = 64 * 2**20
 
-# Bytes read before the loop gets its turn: at most some 500 messages.
-_CHUNK = 2**16
-_MAX_FDS = 253  # the most that Linux passes with one message
+# A bus that takes nothing for so long will not take anything more: dbus-daemon reads no more from
+# us while 127 MiB of what we sent are in its queues, and a program that does not read its answers
+# can keep them there for ever. With a new connection we are heard again.
+STALLED_S = 30.0
+
+# How long we read before the loop gets its turn, and how many bytes at once.
+_SLICE_S = 0.01
+_CHUNK = 2**18
 _MAX_AUTH_LINE = 16 * 1024
-_MAX_SIGNATURES = 1024
 
 
 class Transport(MessageBus):
     """One connection to a bus: gives what arrives to `deliver`, and says once that it `ended`.
 
-    deliver(message, dropped): `dropped` bytes of an oversized body were passed over.
+    drained(): all that was posted is written
     ended(error): None after close().
     """
 
     def __init__(
         self,
         address: str | None,
-        deliver: Callable[[Message, int], None],
+        deliver: Callable[[Incoming], None],
+        drained: Callable[[], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
         try:
-            super().__init__(address, BusType.SYSTEM, negotiate_unix_fd=True)  # type: ignore[arg-type]
+            super().__init__(address, BusType.SYSTEM, negotiate_unix_fd=False)  # type: ignore[arg-type]
         except Exception:
             self._close_socket()
             raise
         self._deliver = deliver
+        self._drained = drained
         self._ended = ended
         self._frames = Frames()
+        self._stalled: asyncio.TimerHandle | None = None
         self._paused = False
         self._idle = asyncio.Event()
         self._idle.set()
         self._writer: Writer = Writer(self)
+
+    @property
+    def unsent(self) -> int:
+        """Bytes that were posted and are not written yet."""
+        return self._writer.unsent
 
     def post(self, message: Message) -> None:
         """Queue a message; a message that cannot be coded raises, a dead connection takes it."""
@@ -89,14 +97,30 @@ class Transport(MessageBus):
         elif self._writer.unsent > PAUSE_ABOVE and not self._paused:
             self._paused = True
             self._loop.remove_reader(self._fd)
+        if self._stalled is None and not self._disconnected:
+            self._await_progress()
 
     def written(self) -> None:
         if not self._writer.unsent:
             self._idle.set()
+            self._drained()
         if self._paused and self._writer.unsent < RESUME_BELOW:
             self._paused = False
             self._loop.add_reader(self._fd, self._message_reader)
             self._loop.call_soon(self._dispatch)
+
+    def _await_progress(self) -> None:
+        written = self._writer.written
+        self._stalled = self._loop.call_later(STALLED_S, self._look_at_progress, written)
+
+    def _look_at_progress(self, written: int) -> None:
+        self._stalled = None
+        if not self._writer.unsent:
+            return
+        if self._writer.written == written:
+            self._finalize(TimeoutError(f"the bus has taken nothing for {STALLED_S:g} s"))
+        else:
+            self._await_progress()
 
     async def flush(self) -> None:
         """Wait until all that was posted is written, or the connection has ended."""
@@ -106,21 +130,23 @@ class Transport(MessageBus):
         self._finalize(None)
 
     def _message_reader(self) -> None:
-        try:
-            data, ancillary, _, _ = self._sock.recvmsg(
-                _CHUNK, socket.CMSG_SPACE(_MAX_FDS * 4), socket.MSG_CMSG_CLOEXEC
-            )
-        except (BlockingIOError, InterruptedError):
-            return
-        except OSError as error:
-            self._finalize(error)
-            return
-        _close_descriptors(ancillary)
-        if not data:
-            self._finalize(EOFError("the bus closed the connection"))
-            return
-        self._frames.feed(data)
-        self._dispatch()
+        """Read what is there: until it is read, nobody knows who waits behind it."""
+        end = time.monotonic() + _SLICE_S
+        while not (self._paused or self._disconnected):
+            try:
+                data = self._sock.recv(_CHUNK)
+            except (BlockingIOError, InterruptedError):
+                return
+            except OSError as error:
+                self._finalize(error)
+                return
+            if not data:
+                self._finalize(EOFError("the bus closed the connection"))
+                return
+            self._frames.feed(data)
+            self._dispatch()
+            if len(data) < _CHUNK or time.monotonic() > end:
+                return
 
     def _dispatch(self) -> None:
         while not (self._paused or self._disconnected):
@@ -134,16 +160,17 @@ class Transport(MessageBus):
             self._take(frame)
 
     def _take(self, frame: Frame) -> None:
-        message = _parse(frame.data)
-        if message is None:
+        arrived = Incoming(frame.data, frame.dropped)
+        if not self._method_return_handlers:
+            self._deliver(arrived)
             return
-        hello = self._method_return_handlers.pop(message.reply_serial, None)
+        hello = self._method_return_handlers.pop(arrived.reply_serial, None)
         if hello is None:
-            self._deliver(message, frame.dropped)
-        elif message.message_type is MessageType.ERROR:
-            hello(None, ConnectionError(f"the bus refused Hello: {message.body}"))
+            self._deliver(arrived)
+        elif (reply := arrived.read()) is None or arrived.kind == ERROR:
+            hello(None, ConnectionError(f"the bus refused Hello: {reply and reply.body}"))
         else:
-            hello(message, None)
+            hello(reply, None)
 
     async def _auth_readline(self) -> str:
         line = b""
@@ -158,6 +185,8 @@ class Transport(MessageBus):
         if self._disconnected:
             return
         self._disconnected = True
+        if self._stalled:
+            self._stalled.cancel()
         self._loop.remove_reader(self._fd)
         self._loop.remove_writer(self._fd)
         self._close_socket()
@@ -175,39 +204,18 @@ class Transport(MessageBus):
                     closing.close()
 
 
-def _parse(data: bytes) -> Message | None:
-    """Read a message; one that dbus-next cannot read is dropped, as the bus may let such pass."""
-    try:
-        message: Message | None = Unmarshaller(io.BytesIO(data)).unmarshall()  # type: ignore[no-untyped-call]
-    except Exception as error:  # noqa: BLE001 - whatever a peer wrote must not end the connection
-        log.debug("cannot read a message (%s), ignoring it", error)
-        return None
-    # Peers choose the signatures, and dbus-next remembers each of them for ever.
-    if len(SignatureTree._cache) > _MAX_SIGNATURES:
-        SignatureTree._cache.clear()
-    return message
-
-
-def _close_descriptors(ancillary: list[tuple[int, int, bytes]]) -> None:
-    """Close what came with a message: no member of our interfaces takes a descriptor."""
-    for level, kind, data in ancillary:
-        if (level, kind) == (socket.SOL_SOCKET, socket.SCM_RIGHTS):
-            received = array.array("i")
-            received.frombytes(data[: len(data) - len(data) % received.itemsize])
-            for descriptor in received:
-                os.close(descriptor)
-
-
 def _refuse_unknown_internals() -> None:
     expected: dict[Any, set[str]] = {
         _MessageWriter: {"buffer_message", "schedule_write", "write_callback"},
-        _MessageWriter.__init__.__code__: {"messages", "buf", "offset", "unix_fds", "fut", "fd"},
+        _MessageWriter.__init__.__code__: {"messages", "buf", "offset", "fut", "fd"},
         _MessageWriter.schedule_write.__code__: {"buffer_message", "unique_name", "write_callback"},
         MessageBus: {"_message_reader", "_auth_readline", "_finalize", "next_serial"},
         MessageBus.connect.__code__: {"_message_reader", "_method_return_handlers", "_stream"},
         MessageBus._authenticate.__code__: {"_auth_readline"},
         MessageBus._setup_socket.__code__: {"_sock", "_stream", "_fd"},
         Message: {"_marshall"},
+        Unmarshaller: {"read_argument", "read_variant", "unmarshall"},
+        Unmarshaller.__init__.__code__: {"readers", "buf", "offset"},
         SignatureTree: {"_cache"},
     }
     for thing, names in expected.items():

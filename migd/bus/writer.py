@@ -1,7 +1,5 @@
 """Writes queued messages to the socket of a bus connection, as much as it takes at a time."""
 
-import array
-import socket
 from typing import TYPE_CHECKING
 
 from dbus_next.aio.message_bus import _MessageWriter
@@ -24,13 +22,14 @@ class Writer(_MessageWriter):
     def __init__(self, transport: "Transport") -> None:
         super().__init__(transport)  # type: ignore[no-untyped-call]
         self.unsent = 0
+        self.written = 0
         self.buf: memoryview | None = None
 
     def buffer_message(self, msg: Message, future: "asyncio.Future[None] | None" = None) -> None:
-        data = msg._marshall(negotiate_unix_fd=True)  # type: ignore[no-untyped-call]
+        data = msg._marshall()  # type: ignore[no-untyped-call]
         if len(data) > MAX_MESSAGE:
             raise ValueError(f"a message of {len(data)} bytes; at most {MAX_MESSAGE} can be sent")
-        self.messages.put_nowait((data, list(msg.unix_fds or ()), future))
+        self.messages.put_nowait((data, future))
         self.unsent += len(data) + _OVERHEAD
 
     def write_callback(self) -> None:
@@ -47,17 +46,14 @@ class Writer(_MessageWriter):
 
     def _current(self) -> memoryview | None:
         if self.buf is None and not self.messages.empty():
-            data, self.unix_fds, self.fut = self.messages.get_nowait()
+            data, self.fut = self.messages.get_nowait()
             self.buf, self.offset = memoryview(data), 0
         return self.buf
 
     def _write(self, buf: memoryview) -> None:
-        if self.unix_fds:
-            rights = [(socket.SOL_SOCKET, socket.SCM_RIGHTS, array.array("i", self.unix_fds))]
-            self.offset += self.sock.sendmsg([buf[self.offset :]], rights)
-            self.unix_fds = None  # they go with the first byte, once
-        else:
-            self.offset += self.sock.send(buf[self.offset :])
+        sent = self.sock.send(buf[self.offset :])
+        self.offset += sent
+        self.written += sent
         if self.offset == len(buf):
             self.unsent -= len(buf) + _OVERHEAD
             self.buf = None

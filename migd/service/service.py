@@ -2,8 +2,9 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 from migd.config.configs import Configs
 from migd.config.devices import find_gpu
@@ -13,7 +14,7 @@ from migd.core.asked import ITSELF, Asked
 from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
-from migd.core.model import Gpu, Layout
+from migd.core.model import Gpu, Layout, Target
 from migd.core.permissions import APPLYING, STAGING
 from migd.core.plan import Plan, plan
 from migd.core.putback import Return, planned
@@ -23,6 +24,7 @@ from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
+from migd.host.threads import in_thread
 from migd.nvml.client import NvmlClient
 from migd.service import audit
 from migd.service.after import After
@@ -50,6 +52,7 @@ from migd.service.view import Match, View, match, seen
 
 log = logging.getLogger(__name__)
 
+_TEXT_LIMIT_S = 60.0
 
 # What migd.yaml calls the limits of NVML.
 LIMITS = {
@@ -147,7 +150,7 @@ class Service:
         """What Apply would do now, from a fresh look. Raises what says why it cannot be."""
         view = await self.look()
         choice = Choice(request.config, request.text, request.mode_only, uid, now())
-        targets = self._configuration.targets(choice, view.gpus, request.gpus)
+        targets = await self._targets(choice, view.gpus, request.gpus)
         view.refuse_troubled(targets)
         if view.unseen and not request.gpus:
             # It may be one that is meant: saying that all is done without it would be a lie.
@@ -162,6 +165,21 @@ class Service:
         planned = Planned(choice, made, clearing, blockers(made, clearing, request, conflicts))
         refuse_if_changed(planned.digest, request)
         return planned
+
+    async def _targets(
+        self, choice: Choice, gpus: Sequence[Gpu], only: Sequence[str]
+    ) -> Mapping[str, Target]:
+        """What is asked for; a text of 1 MiB takes seconds to be read, which delays nobody else."""
+        find = partial(self._configuration.targets, choice, gpus, only)
+        if not choice.text:
+            return find()
+        try:
+            return await in_thread(find, _TEXT_LIMIT_S)
+        except TimeoutError:
+            raise ConfigRefused(
+                f"the text could not be read within {_TEXT_LIMIT_S:g} s; make it shorter, or write "
+                "it to config.yaml"
+            ) from None
 
     async def clients(self) -> list[Standing]:
         """Everyone who has a GPU now, and what would become of each."""

@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 from dbus_next.aio.message_bus import MessageBus
-from dbus_next.constants import MessageFlag
+from dbus_next.constants import MessageFlag, MessageType
 from dbus_next.message import Message
 from hypothesis import given
 from hypothesis import strategies as st
 
-from migd.bus import frames, transport
+from migd.bus import frames, incoming, transport
 from migd.bus.connection import (
     BUS,
     BUS_PATH,
@@ -275,11 +275,11 @@ def test_a_bus_that_never_answers(tmp_path: Path) -> None:
     run(main())
 
 
-def test_descriptors_nobody_takes_are_closed(bus: PrivateBus) -> None:
+def test_the_bus_refuses_descriptors_for_us(bus: PrivateBus) -> None:
     async def main() -> None:
-        async with client(bus) as service, client(bus, TICKS) as caller:
+        async with client(bus) as service:
             echo(service.connection)
-            await caller.ping(service.connection.unique_name)
+            caller = await MessageBus(bus.address, negotiate_unix_fd=True).connect()
             before = descriptors()
             read, write = os.pipe()
             for member in ["Echo", "Nothing"] * 25:
@@ -292,14 +292,55 @@ def test_descriptors_nobody_takes_are_closed(bus: PrivateBus) -> None:
                     body=[0, 1],
                     unix_fds=[read, write],
                 )
-                if member == "Echo":
-                    await caller.connection.exchange(message)
-                else:
-                    with pytest.raises(RemoteError):
-                        await caller.connection.exchange(message)
+                reply = await caller.call(message)
+                assert reply
+                assert reply.error_name == f"{BUS}.Error.NotSupported"
             os.close(read)
             os.close(write)
             assert descriptors() == before
+            caller.disconnect()  # type: ignore[no-untyped-call]
+            caller._sock.close()
+
+    run(main())
+
+
+def test_descriptors_that_come_nevertheless_are_closed(tmp_path: Path) -> None:
+    """A bus that hands them on: what stays open is what it has itself."""
+
+    async def main() -> None:
+        path = os.path.relpath(tmp_path / "door")
+        with socket.socket(socket.AF_UNIX) as listening:
+            listening.bind(path)
+            listening.listen()
+            listening.setblocking(False)
+            connecting = asyncio.create_task(connect(f"unix:path={path}", timeout_s=5))
+            loop = asyncio.get_running_loop()
+            other, _ = await loop.sock_accept(listening)
+            with other:
+                while b"BEGIN\r\n" not in (said := await loop.sock_recv(other, 1000)):
+                    await loop.sock_sendall(other, b"OK 1234\r\n" if b"AUTH" in said else b"")
+                hello = Message(
+                    message_type=MessageType.METHOD_RETURN,
+                    reply_serial=1,
+                    sender=BUS,
+                    signature="s",
+                    body=[":1.1"],
+                    serial=1,
+                )
+                await loop.sock_sendall(other, encoded(hello))
+                connection = await connecting
+                heard = asyncio.Event()
+
+                def note(_: Message) -> bool:
+                    heard.set()
+                    return True
+
+                connection.add_handler(note)
+                before = descriptors()
+                socket.send_fds(other, [encoded(tick(1))], [other.fileno()] * 16)
+                await heard.wait()
+                assert descriptors() == before
+                connection.close()
 
     run(main())
 
@@ -427,7 +468,7 @@ def test_a_message_that_cannot_be_read_is_dropped(
     bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     caplog.set_level(logging.DEBUG, "migd.bus")
-    monkeypatch.setattr(transport, "_MAX_SIGNATURES", 1)
+    monkeypatch.setattr(incoming, "_MAX_SIGNATURES", 1)
 
     async def main() -> None:
         async with client(bus) as service, client(bus) as caller:

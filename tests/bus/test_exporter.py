@@ -15,10 +15,10 @@ from dbus_next.signature import Variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from migd.bus import calls
 from migd.bus.connection import BUS, Connection, RemoteError, connect
 from migd.bus.contract import ContractError, load
 from migd.bus.exporter import INTERNAL, STOPPING, Call, Exporter
+from migd.bus.incoming import Incoming
 from tests.support.bus import Client, PrivateBus, bus, client, nothing_left, plain, run
 
 __all__ = ["bus", "nothing_left"]  # fixtures
@@ -313,10 +313,10 @@ class TestCalls:
                 replies: list[int] = []
                 receive = caller.connection._transport._deliver
 
-                def note(message: Message, dropped: int) -> None:
+                def note(message: Incoming) -> None:
                     if message.reply_serial:
                         replies.append(message.reply_serial)
-                    receive(message, dropped)
+                    receive(message)
 
                 caller.connection._transport._deliver = note
                 for member, signature, *body in (
@@ -360,29 +360,6 @@ class TestCalls:
         async def main() -> None:
             async with serving(bus) as service:
                 await asyncio.gather(*(one(bus, service, number) for number in range(40)))
-
-        run(main())
-
-    def test_waiting_calls_are_bounded_by_sender(
-        self, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
-    ) -> None:
-        monkeypatch.setattr(calls, "MAX_CALLS_PER_SENDER", 20)
-        monkeypatch.setattr(calls, "MAX_CALLS", 30)
-
-        async def main() -> None:
-            async with serving(bus) as service, client(bus) as caller, client(bus) as other:
-                first = [asyncio.create_task(wait(service, caller)) for _ in range(20)]
-                await service.until(waiting=20)
-                name, text = await caller.refused(service.name, ROOT, TOP, "Wait")
-                assert (name, "20 of your calls" in text) == (f"{ERROR}.LimitsExceeded", True)
-                await caller.call(service.name, ROOT, PROPERTIES, "GetAll", "s", TOP)
-                second = [asyncio.create_task(wait(service, other)) for _ in range(10)]
-                await service.until(waiting=30)
-                name, text = await other.refused(service.name, ROOT, TOP, "Wait")
-                assert (name, "30 calls" in text) == (f"{ERROR}.LimitsExceeded", True)
-                service.release.set()
-                await asyncio.gather(*first, *second)
-                await wait(service, caller)
 
         run(main())
 
