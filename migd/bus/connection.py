@@ -128,9 +128,12 @@ class Connection:
         finally:
             self._pending.pop(message.serial, None)
 
-    def send(self, message: Message) -> None:
-        """Queue a message; on a dead connection it is lost, as wait_closed() tells its owner."""
-        self._transport.post(message)
+    def send(self, message: Message) -> int:
+        """Queue a message, and give its length.
+
+        On a dead connection it is lost, as wait_closed() tells its owner.
+        """
+        return self._transport.post(message)
 
     def add_handler(self, handler: MessageHandler, wants: Wants = lambda _: True) -> None:
         self._handlers.append((wants, handler))

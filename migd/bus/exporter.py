@@ -7,8 +7,10 @@ Calls come the other way, to one handler a method, which is told the object by i
 import asyncio
 import contextlib
 import logging
+import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 from dataclasses import dataclass
+from math import inf
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +37,7 @@ log = logging.getLogger(__name__)
 STOPPING = "migd is stopping"
 # Errors quote what callers wrote, which need not come back to them in full.
 _LONGEST_ERROR = 16 * 1024
+_LOG_AGAIN_S = 60.0
 INTERNAL = "an internal error of migd; its log tells more"
 
 _DOCTYPE = """<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspection 1.0//EN"
@@ -90,6 +93,7 @@ class Exporter:
         self._handlers: Mapping[str, Mapping[str, Handler]] = {}
         self._tree: tree.Tree = {}
         self._waiting = waiting
+        self._logged: dict[str, float] = {}
         self._calls = Calls()
         self._intake = Intake(connection, self._receive, self._calls.cancel, trusted)
         self._stopping = False
@@ -103,6 +107,7 @@ class Exporter:
     async def stop(self, timeout_s: float = 5.0) -> None:
         """Cancel the calls at work, tell their callers, and get all of it onto the wire."""
         self._stopping = True
+        self._intake.close()
         await self._calls.stop(timeout_s)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
@@ -240,8 +245,12 @@ class Exporter:
             return
         name, text = self._to_error(error)
         if name == self._failed:
-            log.error("%s at %s failed", message.member, message.path, exc_info=error)
             text = INTERNAL
+            # Whoever finds a bug must not be able to fill the log with it.
+            now = time.monotonic()
+            if now - self._logged.get(message.member, -inf) > _LOG_AGAIN_S:
+                self._logged[message.member] = now
+                log.error("%s at %s failed", message.member, message.path, exc_info=error)
         self._error(message, name, text)
 
     def _error(self, message: Message, name: str, text: str) -> None:
@@ -250,7 +259,7 @@ class Exporter:
 
     def _send(self, message: Message, reply: Message) -> None:
         if not message.flags & MessageFlag.NO_REPLY_EXPECTED:
-            self._connection.send(reply)
+            self._intake.send(reply)
 
     def _answer(self, message: Message, interface: str) -> list[Any]:
         """Answer a call of a standard interface, whose arguments are known to be right."""

@@ -39,6 +39,7 @@ TELL_EVERY_S = 60.0  # the log
 # give one person thousands of uids; all who come when there are so many are one user together.
 MAX_USERS = 256
 OTHERS = -1
+_FORGET_EVERY_S = 1.0
 
 
 class Verdict(Enum):
@@ -51,6 +52,7 @@ class Verdict(Enum):
 class User(Generic[T]):
     """queue: calls yet to be read, with their lengths; calls, length: of all that are unanswered.
 
+    unread: bytes of answers that may not have been read; reading: ends once they are
     working: held by the one call that is at work
     """
 
@@ -63,6 +65,8 @@ class User(Generic[T]):
     budget: float = BURST_S
     refusals: float = REFUSALS
     told: float = -inf
+    unread: int = 0
+    reading: asyncio.Task[None] | None = None
     working: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     def refill(self, now: float) -> None:
@@ -72,13 +76,13 @@ class User(Generic[T]):
 
     @property
     def ready(self) -> bool:
-        return bool(self.queue) and (self.trusted or self.budget > 0)
+        return bool(self.queue) and (self.trusted or (self.budget > 0 and not self.reading))
 
     def forgettable(self, now: float) -> bool:
         """Whether this user, made anew, would be the same."""
         self.refill(now)
         full = self.budget == BURST_S and self.refusals == REFUSALS
-        return not self.calls and full and now - self.told > TELL_EVERY_S
+        return not (self.calls or self.unread) and full and now - self.told > TELL_EVERY_S
 
 
 class Quota(Generic[T]):
@@ -89,6 +93,7 @@ class Quota(Generic[T]):
         self._users: dict[int, User[T]] = {}
         self._turns: deque[User[T]] = deque()
         self._trusted_before = False
+        self._forget_at = -inf
         self.calls = 0
         self.length = 0
 
@@ -97,13 +102,17 @@ class Quota(Generic[T]):
         if found:
             found.refill(now)
             return found
-        if uid not in self._trusted and len(self._users) >= MAX_USERS:
-            self._users = {u: user for u, user in self._users.items() if not user.forgettable(now)}
-            if len(self._users) >= MAX_USERS and uid != OTHERS:
+        if uid not in self._trusted and uid != OTHERS and len(self._users) >= MAX_USERS:
+            self._forget(now)
+            if len(self._users) >= MAX_USERS:
                 return self.user(OTHERS, now)
         made: User[T] = User(uid, uid in self._trusted, now)
         self._users[uid] = made
         return made
+
+    @property
+    def users(self) -> Collection[User[T]]:
+        return self._users.values()
 
     def put(self, user: User[T], call: T, length: int) -> Verdict:
         """Queue a call, if this user may have so many; answered() must follow once it is."""
@@ -148,7 +157,7 @@ class Quota(Generic[T]):
 
     def wait_s(self) -> float | None:
         """How long until take() gives something, if nobody asks meanwhile; None for ever."""
-        owing = [-u.budget for u in self._turns if not u.ready]
+        owing = [-u.budget for u in self._turns if not (u.ready or u.reading)]
         return (min(owing) / SHARE) + 0.001 if owing else None
 
     def owing_s(self, user: User[T], now: float) -> float:
@@ -161,6 +170,11 @@ class Quota(Generic[T]):
 
     def answered(self, user: User[T], length: int) -> None:
         self._count(user, -1, -length)
+
+    def _forget(self, now: float) -> None:
+        if now >= self._forget_at:
+            self._forget_at = now + _FORGET_EVERY_S
+            self._users = {u: user for u, user in self._users.items() if not user.forgettable(now)}
 
     def _next(self, now: float) -> User[T] | None:
         for user in self._turns:

@@ -84,13 +84,18 @@ class Transport(MessageBus):
         """Bytes that were posted and are not written yet."""
         return self._writer.unsent
 
-    def post(self, message: Message) -> None:
-        """Queue a message; a message that cannot be coded raises, a dead connection takes it."""
+    def post(self, message: Message) -> int:
+        """Queue a message, and give its length.
+
+        A message that cannot be coded raises; a dead connection takes it.
+        """
         if self._disconnected:
-            return
+            return 0
         if not message.serial:
             message.serial = self.next_serial()
+        before = self._writer.unsent
         self._writer.schedule_write(message)
+        length = self._writer.unsent - before
         self._idle.clear()
         if self._writer.unsent > MAX_UNSENT:
             self._finalize(TimeoutError(f"the bus does not read: {MAX_UNSENT} bytes are unsent"))
@@ -99,6 +104,7 @@ class Transport(MessageBus):
             self._loop.remove_reader(self._fd)
         if self._stalled is None and not self._disconnected:
             self._await_progress()
+        return length
 
     def written(self) -> None:
         if not self._writer.unsent:

@@ -390,6 +390,81 @@ def test_forged_signals_are_told_from_real_ones(bus: PrivateBus) -> None:
     run(main())
 
 
+class LaxBus(PrivateBus):
+    """Lets anybody answer any call, which a system bus does not."""
+
+    config = PrivateBus.config.replace(
+        "</policy>", '<allow send_requested_reply="false" eavesdrop="true"/></policy>'
+    )
+
+
+def test_forged_answers_are_not_taken() -> None:
+    async def main(bus: PrivateBus) -> None:
+        async with client(bus) as service, client(bus) as caller, client(bus) as forger:
+            echo(service.connection)
+            name = service.connection.unique_name
+            waiting = asyncio.create_task(caller.call(name, "/", "org.test1", "Wait"))
+            asking = asyncio.create_task(caller.call(BUS, BUS_PATH, BUS, "GetId"))
+            await service.ping(BUS)
+            for serial in range(1, 100):
+                for kind in (MessageType.METHOD_RETURN, MessageType.ERROR):
+                    message = Message(
+                        destination=caller.connection.unique_name, message_type=kind,
+                        reply_serial=serial, error_name="a.b", signature="s", body=["lie"],
+                    )  # fmt: skip
+                    forger.connection.send(message)
+            await forger.ping(BUS)
+            await caller.ping(BUS)
+            assert await asking != ["lie"]
+            assert not waiting.done()
+            waiting.cancel()
+            await asyncio.gather(waiting, return_exceptions=True)
+
+    with LaxBus() as bus:
+        run(main(bus))
+
+
+def test_a_bus_that_takes_nothing_more(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(transport, "STALLED_S", 0.05)
+
+    async def main() -> None:
+        async with client(bus) as sender:
+            for count in range(20):
+                sender.connection.send(tick(count, "x" * 100_000))
+            await sender.ping(BUS)
+            bus.pause()
+            try:
+                for count in range(20):
+                    sender.connection.send(tick(count, "x" * 100_000))
+                with pytest.raises(ConnectionLost, match="taken nothing"):
+                    await sender.connection.wait_closed()
+            finally:
+                bus.resume()
+
+    run(main())
+
+
+@pytest.mark.parametrize("size", [1_000, 40_000])
+def test_headers_without_an_end_are_passed_over(
+    bus: PrivateBus, monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    monkeypatch.setattr(frames, "MAX_HEADER", 900)
+
+    async def main() -> None:
+        async with client(bus) as service, client(bus) as caller:
+            echo(service.connection)
+            name = service.connection.unique_name
+            with raw_client(bus) as raw:
+                message = Message(
+                    destination=name, path="/" + "a" * size, interface="a.b", member="Echo",
+                    signature="s", body=["x" * size], serial=2,
+                )  # fmt: skip
+                raw.sendall(encoded(message) + call_bytes(name, 3))
+            assert await caller.call(name, "/", "org.test1", "Echo", "s", "x") == ["x"]
+
+    run(main())
+
+
 def test_owner_that_was_there_before(bus: PrivateBus) -> None:
     async def main() -> None:
         async with client(bus) as service, client(bus, TICKS) as listener:

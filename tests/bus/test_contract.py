@@ -3,7 +3,6 @@
 import inspect
 import os
 import subprocess
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -15,13 +14,12 @@ from migd.bus import contract
 from migd.bus.options import _SIGNATURES
 from migd.core import permissions
 from tests.bus.manager import H100, World, changing_calls, layouts, world
-from tests.support.bus import PrivateBus
+from tests.support.bus import POLICY, SystemBus
 from tests.support.daemon import Daemon
 from tests.support.node import Node, wait_for
 
 ROOT = Path(__file__).parents[2]
 XML = ROOT / "dbus" / "org.migd1.xml"
-POLICY = ROOT / "dbus" / "org.migd1.conf"
 STANDARD = {
     f"org.freedesktop.DBus.{name}"
     for name in ("Introspectable", "Peer", "Properties", "ObjectManager")
@@ -178,63 +176,13 @@ def test_the_contract_holds_the_handlers() -> None:
 
 # -- a bus with the policy of a host -----------------------------------------------------------
 
-_SYSTEM = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={directory}/bus</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <deny own="*"/>
-    <deny send_type="method_call"/>
-    <allow send_type="signal"/>
-    <allow send_requested_reply="true" send_type="method_return"/>
-    <allow send_requested_reply="true" send_type="error"/>
-    <allow receive_type="method_call"/>
-    <allow receive_type="method_return"/>
-    <allow receive_type="error"/>
-    <allow receive_type="signal"/>
-    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
-    <allow send_destination="org.freedesktop.DBus"
-           send_interface="org.freedesktop.DBus.Monitoring"/>
-  </policy>
-  <include>{policy}</include>
-</busconfig>
-"""
-
-
-class SystemBus(PrivateBus):
-    """A dbus-daemon with the rules of a system bus (those of dbus's own system.conf) and ours."""
-
-    def __init__(self, folder: Path) -> None:
-        config = folder / "system.conf"
-        config.write_text(_SYSTEM.format(directory=folder, policy=POLICY))
-        self._process = subprocess.Popen(
-            ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={config}"],
-            stdout=subprocess.PIPE,
-            text=True,
-        )
-        assert self._process.stdout is not None
-        self.address = self._process.stdout.readline().strip()
-        assert self.address, "dbus-daemon did not start"
-        self.socket = f"{folder}/bus"
-
-    def close(self) -> None:
-        self.kill()
-        assert self._process.stdout is not None
-        self._process.stdout.close()
-
 
 @pytest.fixture(scope="module")
 def system(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("system")
     node = Node.new(folder / "node", (H100, 1))
-    # Nobody must reach the socket, and pytest's own folders are closed to others.
-    with tempfile.TemporaryDirectory(prefix="bus-") as directory:
-        Path(directory).chmod(0o755)
-        with SystemBus(Path(directory)) as bus, Daemon(node, bus.address, folder) as daemon:
-            yield World(node, bus, daemon)
+    with SystemBus() as bus, Daemon(node, bus.address, folder) as daemon:
+        yield World(node, bus, daemon)
 
 
 def as_nobody(made: World, *command: str) -> subprocess.CompletedProcess[str]:

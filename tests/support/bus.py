@@ -41,16 +41,59 @@ _CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configura
 """
 
 
+POLICY = Path(__file__).parents[2] / "dbus" / "org.migd1.conf"
+_SYSTEM = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig>
+  <type>system</type>
+  <listen>unix:path={directory}/bus</listen>
+  <auth>EXTERNAL</auth>
+  <policy context="default">
+    <allow user="*"/>
+    <deny own="*"/>
+    <deny send_type="method_call"/>
+    <allow send_type="signal"/>
+    <allow send_requested_reply="true" send_type="method_return"/>
+    <allow send_requested_reply="true" send_type="error"/>
+    <allow receive_type="method_call"/>
+    <allow receive_type="method_return"/>
+    <allow receive_type="error"/>
+    <allow receive_type="signal"/>
+    <allow send_destination="org.freedesktop.DBus" send_interface="org.freedesktop.DBus"/>
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.DBus.Monitoring"/>
+    <deny send_destination="org.freedesktop.DBus"
+          send_interface="org.freedesktop.DBus.Debug.Stats"/>
+  </policy>
+  <policy user="root">
+    <allow send_destination="org.freedesktop.DBus"
+           send_interface="org.freedesktop.DBus.Debug.Stats"/>
+  </policy>
+  <include>{policy}</include>
+</busconfig>
+"""
+
+
 class PrivateBus:
     """A real dbus-daemon where anybody may own and call anything."""
 
+<<<<<<< HEAD
     def __init__(self, config_text: str = _CONFIG) -> None:
+=======
+    config = _CONFIG
+
+    def __init__(self) -> None:
+>>>>>>> e9f8b65 (Who does not read gets no more answers; hostile users as tests)
         # pytest's own directories can be too deep for the path of a socket.
         self._directory = tempfile.TemporaryDirectory(prefix="bus-")
         # Whom the bus lets in is its own affair.
         Path(self._directory.name).chmod(0o755)
         config = Path(self._directory.name, "bus.conf")
+<<<<<<< HEAD
         config.write_text(config_text.format(directory=self._directory.name))
+=======
+        config.write_text(self.config.format(directory=self._directory.name, policy=POLICY))
+>>>>>>> e9f8b65 (Who does not read gets no more answers; hostile users as tests)
         self._process = subprocess.Popen(
             ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={config}"],
             stdout=subprocess.PIPE,
@@ -84,6 +127,19 @@ class PrivateBus:
 
     def __exit__(self, *_: object) -> None:
         self.close()
+
+
+class SystemBus(PrivateBus):
+    """A dbus-daemon with the rules of a system bus (those of dbus's own system.conf) and ours.
+
+    Its limits are those of a system bus, too, and every user may connect.
+    """
+
+    config = _SYSTEM
+
+    def __init__(self) -> None:
+        super().__init__()
+        Path(self._directory.name).chmod(0o755)
 
 
 @pytest.fixture
