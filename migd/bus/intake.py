@@ -25,9 +25,9 @@ log = logging.getLogger(__name__)
 # How long calls are answered before the loop gets its turn; the last one may take longer.
 SLICE_S = 0.002
 
-# No call is answered while so many bytes of other answers are unsent: the bus takes 2 KiB
-# at a time.
-MAX_AHEAD = 2**16
+# No call is answered while so many bytes of other answers are unsent: a busy bus takes 2 KiB at a
+# time, and what is answered next waits behind them.
+MAX_AHEAD = 2**12
 
 # The longest call is one with a configuration of 1 MiB as text. An honest one has some 100 values;
 # each takes dbus-next 2 us.

@@ -17,6 +17,7 @@ It relies on private names of dbus-next, so it refuses to be imported where they
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import Callable
 from typing import Any
@@ -47,6 +48,8 @@ STALLED_S = 30.0
 # How long we read before the loop gets its turn, and how many bytes at once.
 _SLICE_S = 0.01
 _CHUNK = 2**18
+# What the kernel keeps of what the bus has yet to take: answers wait behind it.
+_SEND_BUFFER = 2**14
 _MAX_AUTH_LINE = 16 * 1024
 
 
@@ -69,6 +72,7 @@ class Transport(MessageBus):
         except Exception:
             self._close_socket()
             raise
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BUFFER)
         self._deliver = deliver
         self._drained = drained
         self._ended = ended

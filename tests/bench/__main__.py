@@ -8,6 +8,7 @@ from pathlib import Path
 
 from tests.bench import (
     clients,
+    flooded,
     latency,
     noticing,
     packages,
@@ -29,6 +30,7 @@ def main() -> int:
             ("packages", packages.measure),
             ("process", process.measure),
             ("latency", latency.measure),
+            ("flooded", flooded.measure),
             ("transitions", transitions.measure),
             ("clients", clients.measure),
             ("noticing", noticing.measure),

@@ -33,7 +33,7 @@ def measure(report: Report, folder: Path) -> None:
 
 async def _warm(report: Report, address: str) -> None:
     for name, count, call in (
-        ("property read", _READS, _read),
+        ("property read", _READS, read),
         ("Plan, warm", _PLANS, _plan),
         ("Apply and WaitJob, nothing to do, warm", _APPLIES, _nothing),
     ):
@@ -68,7 +68,7 @@ async def manager(connection: Connection, member: str, signature: str, *body: ob
     )
 
 
-async def _read(connection: Connection) -> object:
+async def read(connection: Connection) -> object:
     return await connection.call(
         names.BUS_NAME, names.ROOT, _PROPERTIES, "Get", "ss", [names.MANAGER, "Match"]
     )
