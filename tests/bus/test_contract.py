@@ -56,10 +56,13 @@ def test_the_policy_names_the_interfaces_of_the_contract() -> None:
     (default,) = (p for p in policy.iter("policy") if p.get("context") == "default")
     rules = [dict(r.attrib) for r in default.iter("allow")]
     assert all(r["send_destination"] == names.BUS_NAME for r in rules)
-    signals = [r["send_interface"] for r in rules if r.get("send_type") == "signal"]
-    calls = {r["send_interface"] for r in rules if "send_type" not in r}
-    assert calls == {*interfaces(), *STANDARD}
-    # All that is heard of others. Anybody may send it, so its sender is looked at (host.bus).
+    assert {r["send_interface"] for r in rules} == {*interfaces(), *STANDARD}
+    assert [dict(r.attrib) for r in default.iter("deny")] == [
+        {"send_destination": names.BUS_NAME, "send_type": "signal"}
+    ]
+    # All that is heard of others: of root, and of it of systemd only (host.bus).
+    roots = [p for p in policy.iter("policy") if p.get("user") == "root"]
+    signals = [r.get("send_interface") for p in roots for r in p.iter("allow") if not r.get("own")]
     assert signals == ["org.freedesktop.systemd1.Manager"]
     assert not [r for r in default.iter("allow") if r.get("own")]
     (owner,) = (r for p in policy.iter("policy") for r in p.iter("allow") if r.get("own"))
