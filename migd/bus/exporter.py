@@ -68,7 +68,8 @@ class Exporter:
     to_error: gives the D-Bus name and the text of an exception for the caller
     failed: the name that to_error gives to bugs; these are logged, and the caller is told no more
     authorize: runs before each handler, and raises to refuse
-    waiting: methods, by interface and name, that do nothing but wait, so that they need no turn
+    no_work: methods, by interface and name, that only wait, or take no time; of the others a user
+    has one at work at a time
     trusted: as in intake.Intake
     """
 
@@ -81,7 +82,7 @@ class Exporter:
         *,
         failed: str,
         authorize: Callable[[Call], Awaitable[None]],
-        waiting: Collection[tuple[str, str]] = (),
+        no_work: Collection[tuple[str, str]] = (),
         trusted: Collection[int] | None = None,
     ) -> None:
         self._connection = connection
@@ -92,7 +93,7 @@ class Exporter:
         self._authorize = authorize
         self._handlers: Mapping[str, Mapping[str, Handler]] = {}
         self._tree: tree.Tree = {}
-        self._waiting = waiting
+        self._no_work = no_work
         self._logged: dict[str, float] = {}
         self._calls = Calls()
         self._intake = Intake(connection, self._receive, self._calls.cancel, trusted)
@@ -211,7 +212,7 @@ class Exporter:
         # A person may have to be asked: that holds up nobody.
         await self._authorize(call)
         handler = self._handlers[interface][message.member]
-        if (interface, message.member) in self._waiting:
+        if (interface, message.member) in self._no_work:
             return await handler(call, *message.body)
         async with turn.at_work():
             return await handler(call, *message.body)

@@ -44,7 +44,11 @@ class Front:
             _to_error,
             failed=MigdError.dbus_name,
             authorize=lambda call: self._bouncer.check(call.interface, call.member),
-            waiting={(names.MANAGER, "WaitJob"), (names.MANAGER, "PutBack")},
+            no_work={
+                (names.MANAGER, "WaitJob"),
+                (names.MANAGER, "PutBack"),
+                (names.JOB, "Cancel"),
+            },
         )
         self._service: Service | None = None
         self._boot: PutBack | None = None

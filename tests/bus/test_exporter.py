@@ -6,6 +6,7 @@ import xml.etree.ElementTree as ET
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from dbus_next.signature import Variant
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from migd.bus import quota
 from migd.bus.connection import BUS, Connection, RemoteError, connect
 from migd.bus.contract import ContractError, load
 from migd.bus.exporter import INTERNAL, STOPPING, Call, Exporter
@@ -100,6 +102,8 @@ class Service:
     waiting: int = 0
     ended: int = 0
     allowed: bool = True
+    at_work: int = 0
+    most_at_work: int = 0
     seen: list[Call] = field(default_factory=list)
     changed: asyncio.Condition = field(default_factory=asyncio.Condition)
     release: asyncio.Event = field(default_factory=asyncio.Event)
@@ -110,6 +114,10 @@ class Service:
             raise Known("you may not")
 
     async def echo(self, call: Call, text: str, options: dict[str, Variant]) -> tuple[str, str]:
+        self.at_work += 1
+        self.most_at_work = max(self.most_at_work, self.at_work)
+        await asyncio.sleep(0.001)
+        self.at_work -= 1
         return call.sender, text
 
     async def wait(self, call: Call) -> None:
@@ -154,13 +162,15 @@ class Service:
 
 
 @asynccontextmanager
-async def serving(bus: PrivateBus) -> AsyncIterator[Service]:
+async def serving(bus: PrivateBus, **options: Any) -> AsyncIterator[Service]:
     connection = await connect(bus.address, timeout_s=10)
 
     async def authorize(call: Call) -> None:
         await service.authorize(call)
 
-    exporter = Exporter(connection, ROOT, load(XML), to_error, failed=FAILED, authorize=authorize)
+    exporter = Exporter(
+        connection, ROOT, load(XML), to_error, failed=FAILED, authorize=authorize, **options
+    )
     service = Service(connection, exporter, connection.unique_name)
     await exporter.start(
         {
@@ -360,6 +370,65 @@ class TestCalls:
         async def main() -> None:
             async with serving(bus) as service:
                 await asyncio.gather(*(one(bus, service, number) for number in range(40)))
+
+        run(main())
+
+    def test_who_is_not_trusted_has_one_call_at_work(self, bus: PrivateBus) -> None:
+        async def most(caller: Client, service: Service) -> int:
+            waiting = [asyncio.create_task(wait(service, caller)) for _ in range(3)]
+            await service.until(waiting=3)
+            await asyncio.gather(
+                *(
+                    caller.call(service.name, ROOT, TOP, "Echo", "sa{sv}", "x", {})
+                    for _ in range(20)
+                )
+            )
+            service.release.set()
+            await asyncio.gather(*waiting)
+            return service.most_at_work
+
+        async def main() -> None:
+            # Both are of one user, and those that only wait are not counted.
+            no_work = {(TOP, "Wait")}
+            async with serving(bus, trusted=(), no_work=no_work) as service, client(bus) as caller:
+                assert await most(caller, service) == 1
+            async with serving(bus, no_work=no_work) as service, client(bus) as caller:
+                assert await most(caller, service) > 1
+
+        run(main())
+
+    def test_who_has_taken_too_much_waits(
+        self, bus: PrivateBus, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        monkeypatch.setattr(quota, "SHARE", 1e-9)
+        charged: list[float] = []
+
+        async def main() -> None:
+            async with serving(bus, trusted=()) as service, client(bus) as caller:
+                echo = partial(caller.call, service.name, ROOT, TOP, "Echo", "sa{sv}", "x", {})
+                await echo()
+                (user,) = service.exporter._intake.quota.users
+                charged.append(quota.BURST_S - user.budget)
+                user.budget = -1
+                late = asyncio.create_task(echo())
+                await caller.ping(BUS)
+                await asyncio.sleep(0)
+                assert not late.done()
+                assert user.queue
+                late.cancel()
+                await asyncio.gather(late, return_exceptions=True)
+
+        run(main())
+        assert charged[0] > 0
+
+    def test_long_errors_are_cut(self, bus: PrivateBus) -> None:
+        async def main() -> None:
+            async with serving(bus) as service, client(bus) as caller:
+                long = "x" * 900_000
+                _, text = await caller.refused(
+                    service.name, ROOT, PROPERTIES, "Get", "ss", TOP, long
+                )
+                assert len(text) < 20_000
 
         run(main())
 

@@ -9,7 +9,8 @@ import pytest
 from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
-from migd.bus.connection import Connection, connect
+from migd.bus.connection import BUS, BUS_PATH, Connection, connect
+from migd.bus.incoming import Incoming
 from migd.bus.remote import RemoteBus
 from migd.bus.values import variant
 from migd.errors import NoSystemd
@@ -320,5 +321,32 @@ def test_the_end_of_the_bus_ends_every_wait(bus: PrivateBus) -> None:
                 await wait
             with pytest.raises(NoSystemd):
                 await manager.state()
+
+    run(main())
+
+
+def test_what_strangers_send_is_not_read(bus: PrivateBus, monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[tuple[str, str]] = []
+    whole = Incoming.read
+
+    def note(arrived: Incoming, most_values: int | None = None) -> Message | None:
+        read.append((arrived.sender, arrived.member))
+        return whole(arrived, most_values)
+
+    async def main() -> None:
+        async with connected(bus) as own, connected(bus) as other, connected(bus) as stranger:
+            await other.request_name(NAME)
+            heard: list[Signal] = []
+            await RemoteBus(own).peer(NAME).follow(INTERFACE, heard.append, lambda: None)
+            monkeypatch.setattr(Incoming, "read", note)
+            for sender, body in ((stranger, [["lie"] * 1000]), (other, [["true"]])):
+                for interface in (INTERFACE, "org.test1.Else"):
+                    message = Message.new_signal(PATH, interface, "Told", "as", body)
+                    message.destination = own.unique_name
+                    sender.send(message)
+                await sender.call(BUS, BUS_PATH, BUS, "GetId")  # it has handed them on
+            await turn_until(lambda: heard)
+            assert [s.values for s in heard] == [(["true"],)]
+            assert [who for who, member in read if member == "Told"] == [other.unique_name]
 
     run(main())

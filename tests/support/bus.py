@@ -77,25 +77,15 @@ _SYSTEM = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configura
 class PrivateBus:
     """A real dbus-daemon where anybody may own and call anything."""
 
-<<<<<<< HEAD
-    def __init__(self, config_text: str = _CONFIG) -> None:
-=======
-    config = _CONFIG
-
-    def __init__(self) -> None:
->>>>>>> e9f8b65 (Who does not read gets no more answers; hostile users as tests)
+    def __init__(self, config: str = _CONFIG) -> None:
         # pytest's own directories can be too deep for the path of a socket.
         self._directory = tempfile.TemporaryDirectory(prefix="bus-")
         # Whom the bus lets in is its own affair.
         Path(self._directory.name).chmod(0o755)
-        config = Path(self._directory.name, "bus.conf")
-<<<<<<< HEAD
-        config.write_text(config_text.format(directory=self._directory.name))
-=======
-        config.write_text(self.config.format(directory=self._directory.name, policy=POLICY))
->>>>>>> e9f8b65 (Who does not read gets no more answers; hostile users as tests)
+        file = Path(self._directory.name, "bus.conf")
+        file.write_text(config.format(directory=self._directory.name, policy=POLICY))
         self._process = subprocess.Popen(
-            ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={config}"],
+            ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={file}"],
             stdout=subprocess.PIPE,
             text=True,
         )
@@ -135,11 +125,8 @@ class SystemBus(PrivateBus):
     Its limits are those of a system bus, too, and every user may connect.
     """
 
-    config = _SYSTEM
-
     def __init__(self) -> None:
-        super().__init__()
-        Path(self._directory.name).chmod(0o755)
+        super().__init__(_SYSTEM)
 
 
 @pytest.fixture
