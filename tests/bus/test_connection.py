@@ -452,6 +452,13 @@ def test_headers_without_an_end_are_passed_over(
 
     async def main() -> None:
         async with client(bus) as service, client(bus) as caller:
+            paths: list[str] = []
+
+            def note(message: Message) -> bool:
+                paths.append(message.path)
+                return False
+
+            service.connection.add_handler(note)
             echo(service.connection)
             name = service.connection.unique_name
             with raw_client(bus) as raw:
@@ -460,7 +467,10 @@ def test_headers_without_an_end_are_passed_over(
                     signature="s", body=["x" * size], serial=2,
                 )  # fmt: skip
                 raw.sendall(encoded(message) + call_bytes(name, 3))
+                while "/" not in paths:
+                    await asyncio.sleep(0)
             assert await caller.call(name, "/", "org.test1", "Echo", "s", "x") == ["x"]
+            assert set(paths) == {"/"}
 
     run(main())
 
