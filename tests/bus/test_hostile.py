@@ -179,12 +179,17 @@ def test_what_is_too_much_is_refused_and_then_ignored(four: World, user: int) ->
 
 
 def test_who_waits_is_bounded_and_leaves_nothing_behind(shared: World, user: int) -> None:
-    shared.node.latency(CREATE, 2_000)
+    shared.node.latency(CREATE, 4_000)
     number, _ = shared.daemon.apply("all-1g.10gb")
     for _ in range(2):
         with callers(shared, user, user, user) as raws:
+            waits = [call("WaitJob", "u", [number], serial=n) for n in range(3, 103)]
             for raw in raws:
-                raw.send(b"".join(call("WaitJob", "u", [number], serial=n) for n in range(3, 123)))
+                raw.send(b"".join([*waits[:80], call(*VERSION, serial=1000)]))
+            for raw in raws:
+                assert raw.answer(1000).kind == RETURN  # the others are at work
+                raw.answers.clear()
+            raws[0].send(b"".join(waits[80:]))
             wait_for(partial(answers, raws))
             assert {error(a) for a in answers(raws)} == {LIMITS}
     # The places of those who have left are free again.
