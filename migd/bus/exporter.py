@@ -9,7 +9,7 @@ import contextlib
 import logging
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from math import inf
 from pathlib import Path
 from typing import Any
@@ -46,15 +46,22 @@ _DOCTYPE = """<!DOCTYPE node PUBLIC "-//freedesktop//DTD D-BUS Object Introspect
 _MACHINE_ID = (Path("/etc/machine-id"), Path("/var/lib/dbus/machine-id"))
 
 
+Aside = Callable[[], contextlib.AbstractAsyncContextManager[None]]
+
+
 @dataclass(frozen=True)
 class Call:
-    """Who asks for what. `sender` is a unique name; `interactive`: a password may be asked for."""
+    """Who asks for what. `sender` is a unique name; `interactive`: a password may be asked for.
+
+    aside: within it, other calls of this user go on
+    """
 
     sender: str
     path: str
     interface: str
     member: str
     interactive: bool
+    aside: Aside = field(default=contextlib.nullcontext, compare=False)
 
 
 # Given the call and its arguments, gives a tuple of results, or None for none. It is cancelled when
@@ -208,8 +215,9 @@ class Exporter:
 
     async def _handle(self, message: Message, interface: str, turn: Turn) -> Any:
         interactive = bool(message.flags & MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION)
-        call = Call(message.sender, message.path, interface, message.member, interactive)
-        # A person may have to be asked: that holds up nobody.
+        call = Call(
+            message.sender, message.path, interface, message.member, interactive, turn.aside
+        )
         await self._authorize(call)
         handler = self._handlers[interface][message.member]
         if (interface, message.member) in self._no_work:

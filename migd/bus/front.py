@@ -214,7 +214,7 @@ class Front:
 
     async def _permit(self, call: Call) -> Permit:
         caller = await self._bouncer.caller(call.sender)
-        return self._permits.of(caller, interactive=call.interactive)
+        return self._permits.of(caller, interactive=call.interactive, aside=call.aside)
 
 
 _NO_METHODS: dict[str, dict[str, Handler]] = {

@@ -54,6 +54,7 @@ class Turn:
     def __init__(self, intake: "Intake", user: User[Incoming]) -> None:
         self._intake = intake
         self._user = user
+        self._at_work = False
 
     def metered(self, work: Work) -> Work:
         """`work`, each step of which is charged."""
@@ -70,15 +71,38 @@ class Turn:
     @contextlib.asynccontextmanager
     async def at_work(self) -> AsyncIterator[None]:
         """Wait until this user has nothing else at work, and the others not too much."""
-        if self._user.trusted:
+        await self._begin()
+        try:
             yield
+        finally:
+            self._pause()
+
+    @contextlib.asynccontextmanager
+    async def aside(self) -> AsyncIterator[None]:
+        """Let other calls go on meanwhile, as somebody is asked who may take minutes."""
+        was_at_work = self._at_work
+        self._pause()
+        yield
+        if was_at_work:
+            await self._begin()
+
+    async def _begin(self) -> None:
+        if self._user.trusted:
             return
-        async with self._user.working:
+        async with contextlib.AsyncExitStack() as places:
+            await places.enter_async_context(self._user.working)
             if self._user.reading:
                 await asyncio.wait([self._user.reading])
             await asyncio.sleep(self._intake.quota.owing_s(self._user, time.monotonic()))
-            async with self._intake.working:
-                yield
+            await self._intake.working.acquire()
+            places.pop_all()
+        self._at_work = True
+
+    def _pause(self) -> None:
+        if self._at_work:
+            self._at_work = False
+            self._intake.working.release()
+            self._user.working.release()
 
 
 class Intake:

@@ -53,7 +53,7 @@ class Polkit:
             raise NoVerdict(f"polkit cannot be asked ({error.name}: {error.message})") from error
         except BusError as error:
             raise NoVerdict(f"polkit cannot be asked ({error})") from error
-        return _verdict(reply, owner)
+        return _verdict(reply)
 
     async def _owner(self) -> str:
         """The unique name of polkit, which is started where it does not run.
@@ -106,10 +106,8 @@ def _message(owner: str, member: str, signature: str, body: list[object]) -> Mes
     )
 
 
-def _verdict(reply: Message, owner: str) -> Verdict:
-    """What a reply means. Raises NoVerdict, also where it is not polkit's."""
-    if reply.sender != owner:
-        raise NoVerdict("somebody else has answered in place of polkit")
+def _verdict(reply: Message) -> Verdict:
+    """What a reply means. Raises NoVerdict."""
     if reply.signature != "(bba{ss})":
         raise NoVerdict(f"polkit has answered with {reply.signature!r}, which is no answer of its")
     authorized, challenge, details = reply.body[0]

@@ -7,7 +7,7 @@ import asyncio
 import os
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractAsyncContextManager, contextmanager, nullcontext
 from enum import Enum, auto
 from typing import Protocol, TypeVar
 
@@ -18,6 +18,7 @@ from migd.errors import AccessDenied, Changed, InteractionRequired, MigdError, T
 from migd.service.audit import Refusals
 from migd.service.demand import Demand
 
+Aside = Callable[[], AbstractAsyncContextManager[None]]
 T = TypeVar("T")
 P = TypeVar("P")
 
@@ -74,14 +75,15 @@ class Permits:
         self._open: Counter[int] = Counter()
         self._refusals = Refusals()
 
-    def of(self, caller: Caller, *, interactive: bool) -> "Permit":
-        return Permit(self, caller, interactive=interactive)
+    def of(self, caller: Caller, *, interactive: bool, aside: Aside = nullcontext) -> "Permit":
+        """Begin one. aside: within it, whatever else that caller has asked for goes on."""
+        return Permit(self, caller, interactive=interactive, aside=aside)
 
     def refused(self, caller: Caller, demand: Demand, error: MigdError) -> None:
         self._refusals.tell(caller, [a.id for a in demand.actions], demand.details, str(error))
 
     async def ask(
-        self, caller: Caller, demand: Demand, *, interactive: bool, until: float
+        self, caller: Caller, demand: Demand, *, interactive: bool, aside: Aside, until: float
     ) -> dict[str, How]:
         """How each action is granted, by its id. until: the end of the loop's patience, its time.
 
@@ -102,9 +104,10 @@ class Permits:
             raise _nobody_asked(challenged)
         if challenged:
             with self._question(caller.uid):
-                for action in challenged:
-                    await self._by_person(caller, action, demand, until - now())
-                    granted[action.id] = How.AUTHENTICATION
+                async with aside():
+                    for action in challenged:
+                        await self._by_person(caller, action, demand, until - now())
+                        granted[action.id] = How.AUTHENTICATION
         return granted
 
     async def _verdict(
@@ -165,11 +168,19 @@ class Permits:
 class Permit:
     """Of one call: what its caller has been granted so far, and the way to more."""
 
-    def __init__(self, permits: Permits | None, caller: Caller, *, interactive: bool) -> None:
+    def __init__(
+        self,
+        permits: Permits | None,
+        caller: Caller,
+        *,
+        interactive: bool,
+        aside: Aside = nullcontext,
+    ) -> None:
         """permits: None for what migd asks of itself."""
         self.caller = caller
         self._permits = permits
         self._interactive = interactive
+        self._aside = aside
         self._details: Mapping[str, str] = {}
         self._granted: dict[str, How] = {}
         self._until = 0.0
@@ -196,7 +207,11 @@ class Permit:
         self._until = self._until or asyncio.get_running_loop().time() + PERSON_S
         try:
             granted = await self._permits.ask(
-                self.caller, demand, interactive=self._interactive, until=self._until
+                self.caller,
+                demand,
+                interactive=self._interactive,
+                aside=self._aside,
+                until=self._until,
             )
         except (AccessDenied, InteractionRequired, TooMany) as error:
             self._permits.refused(self.caller, demand, error)

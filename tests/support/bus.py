@@ -20,7 +20,7 @@ from migd.bus.connection import BUS, Connection, RemoteError, connect
 
 T = TypeVar("T")
 
-_CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+CONFIG = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
  "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
 <busconfig>
   <type>session</type>
@@ -77,7 +77,7 @@ _SYSTEM = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-BUS Bus Configura
 class PrivateBus:
     """A real dbus-daemon where anybody may own and call anything."""
 
-    def __init__(self, config: str = _CONFIG) -> None:
+    def __init__(self, config: str = CONFIG) -> None:
         # pytest's own directories can be too deep for the path of a socket.
         self._directory = tempfile.TemporaryDirectory(prefix="bus-")
         # Whom the bus lets in is its own affair.
