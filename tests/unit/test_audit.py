@@ -1,6 +1,8 @@
 """Records of who asked for what: whole, whatever they chose, and few, however often they ask."""
 
+import json
 import logging
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -9,6 +11,7 @@ from migd.core.asked import Asked, Caller, Grant, How
 from migd.core.ends import past_job
 from migd.core.job import Before, Begun, Choice, Ending, Outcome, Result
 from migd.core.model import Layout, Mode
+from migd.core.values import plain, typed
 from migd.host.log import Event, _datagram
 from migd.service import audit
 from migd.service.request import Request
@@ -78,6 +81,15 @@ def test_a_job(records: Any) -> None:
         "MIGD_ACTIONS": "org.migd1.apply=policy",
     }
     assert record["MESSAGE_ID"] == Event.JOB_ENDED
+
+
+def test_a_job_that_is_taken_up_after_a_crash_has_its_asker_still() -> None:
+    one = begun(Asked(CALLER, ("terminate",), "gpu", (Grant("org.migd1.apply", How.POLICY),)))
+    written = json.loads(json.dumps(plain(one)))
+    assert typed(Begun, written) == one
+    # As a version wrote it that knew of no such thing.
+    del written["asked"]
+    assert typed(Begun, written) == replace(one, asked=Asked())
 
 
 def test_a_job_of_migds_own(records: Any) -> None:
