@@ -14,6 +14,7 @@ from migd.bus.front import Front
 from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
 from migd.host import log as journal
+from migd.host import trusted
 from migd.host.capabilities import Capabilities
 from migd.host.cdi import Cdi
 from migd.host.holding import Hold
@@ -81,6 +82,9 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     told = _told_to_end()
     for folder in (state_dir, runtime_dir):
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    # What lies there is believed and passed to systemd. The state has refusals of its own.
+    with trusted.folder(runtime_dir):
+        pass
     notifier = Notifier()
     connection = await connect(None, timeout_s=_CONNECT_S)
     front = Front(connection)

@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 
+# migd uses no file that a group may write, and some people's umask would let it.
+os.umask(0o022)
+
 # pytest-timeout raises in the main thread, once. What is stuck in a C call, or while it cleans up,
 # does not hear of that: then this process ends, and says where it was; xdist names the test.
 _LONGEST_S = 600

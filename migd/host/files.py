@@ -1,76 +1,68 @@
-"""Files that must survive a power cut: replaced as a whole, or appended to, and synced."""
+"""Files that must survive a power cut: replaced as a whole, or appended to, and synced.
+
+All is done within the folder as it was found and judged (host.trusted), and no link is followed.
+Reading is there, too.
+"""
 
 import os
-import stat
+from contextlib import suppress
 from pathlib import Path
 
+from migd.host import trusted
 
-def read(path: Path, limit: int, *, follow: bool = False) -> bytes | None:
-    """All of a regular file, None if there is none.
-
-    follow: whether the file may be a link, as administrators make them
-    Raises OSError; ValueError over the limit, or if it is no regular file.
-    """
-    flags = os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | (0 if follow else os.O_NOFOLLOW)
-    try:
-        descriptor = os.open(path, flags)
-    except FileNotFoundError:
-        return None
-    with os.fdopen(descriptor, "rb") as file:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise ValueError(f"{path} is not a regular file")
-        data = file.read(limit + 1)
-    if len(data) > limit:
-        raise ValueError(f"{path} is larger than {limit} bytes")
-    return data
+_WRITE = os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW
 
 
 def replace(path: Path, data: bytes) -> None:
     """Make `path` hold `data`, or leave it as it was: there is nothing between. Raises OSError."""
-    new = path.with_name(path.name + ".new")
-    descriptor = os.open(new, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-    try:
-        write_all(descriptor, data)
-        os.fdatasync(descriptor)
-    finally:
-        os.close(descriptor)
-    new.replace(path)
-    sync_folder(path.parent)
+    new = path.name + ".new"
+    with trusted.folder(path.parent) as folder:
+        # What a crash has left must not be what is written into, whatever it is.
+        with suppress(FileNotFoundError):
+            os.unlink(new, dir_fd=folder)
+        descriptor = os.open(new, _WRITE | os.O_EXCL, 0o600, dir_fd=folder)
+        try:
+            write_all(descriptor, data)
+            os.fdatasync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(new, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+
+
+def rename(path: Path, name: str) -> None:
+    """Give it another name in its folder. Raises OSError."""
+    with trusted.folder(path.parent) as folder:
+        os.replace(path.name, name, src_dir_fd=folder, dst_dir_fd=folder)
 
 
 def remove(path: Path) -> None:
-    path.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    with trusted.folder(path.parent) as folder:
+        with suppress(FileNotFoundError):
+            os.unlink(path.name, dir_fd=folder)
+        os.fsync(folder)
 
 
 def append(path: Path, data: bytes) -> None:
     """Add `data` at the end, on disk when this returns. Raises OSError, adding nothing."""
-    flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC | os.O_NOFOLLOW
-    new = not path.exists()
-    descriptor = os.open(path, flags, 0o600)
-    try:
-        end = os.fstat(descriptor).st_size
+    with trusted.folder(path.parent) as folder:
+        new = path.name not in os.listdir(folder)  # noqa: PTH208 - a descriptor
+        descriptor = os.open(path.name, _WRITE | os.O_APPEND, 0o600, dir_fd=folder)
         try:
-            write_all(descriptor, data)
-            os.fdatasync(descriptor)
-        except OSError:
-            os.ftruncate(descriptor, end)  # what comes next must not follow half a line
-            raise
-    finally:
-        os.close(descriptor)
-    if new:
-        sync_folder(path.parent)
+            end = os.fstat(descriptor).st_size
+            try:
+                write_all(descriptor, data)
+                os.fdatasync(descriptor)
+            except OSError:
+                os.ftruncate(descriptor, end)  # what comes next must not follow half a line
+                raise
+        finally:
+            os.close(descriptor)
+        if new:
+            os.fsync(folder)
 
 
 def write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
-
-
-def sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

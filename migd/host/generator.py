@@ -2,8 +2,9 @@
 """The generator: orders GPU clients after migd-boot.service, from what clients.yaml lists.
 
 systemd runs it at each boot before any unit, and at each daemon-reload, as a file: it imports
-nothing of migd, whose strict reading takes longer than all of this may. It judges nothing, so what
-it cannot read it leaves out; and whatever happens, it ends soon: a boot must not fail for it.
+nothing of migd, whose strict reading takes longer than all of this may. It judges nothing but who
+could have written a file, so what it cannot read it leaves out; and whatever happens, it ends soon:
+a boot must not fail for it.
 
 It writes one drop-in that orders *our* unit Before= the clients. Where migd.yaml says `boot:
 fail-closed` it adds Requires= on our unit to each client. systemd.generator(7) has the folders.
@@ -12,6 +13,7 @@ fail-closed` it adds Requires= on our unit to each client. systemd.generator(7) 
 import os
 import resource
 import signal
+import stat
 import sys
 
 import yaml
@@ -26,6 +28,8 @@ _BEFORE_US = ("nvidia-persistenced", "nvidia-fabricmanager", "dbus", "migd", "mi
 _STARTERS = (".socket", ".timer", ".path")
 _KINDS = (".service", *_STARTERS)
 _SECONDS, _BYTES, _LONGEST = 5, 512 << 20, 1 << 20
+_LOOK, _LINKS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 40
+_TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
 _LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
@@ -57,9 +61,14 @@ def lists(etc: str, packaged: str) -> list[object]:
     # A file that is refused counts for nothing; the packaged list is better than none.
     files = [own if isinstance(own, dict) else read(f"{packaged}/clients.yaml")]
     try:
-        more = sorted(n for n in os.listdir(f"{etc}/clients.d") if n.endswith(".yaml"))  # noqa: PTH208
-    except OSError:
+        folder = opened(f"{etc}/clients.d")
+        listed = os.listdir(f"/proc/self/fd/{folder}")  # noqa: PTH208
+        more = sorted(name for name in listed if name.endswith(".yaml"))
+        os.close(folder)
+    except OSError as error:
         more = []
+        if not isinstance(error, FileNotFoundError):
+            say(f"{etc}/clients.d is left out: {error}")
     files += [read(f"{etc}/clients.d/{name}") for name in more if not name.startswith(".")]
     found: list[object] = []
     for file in files:
@@ -89,7 +98,11 @@ def is_name(text: str) -> bool:
 def read(path: str) -> object:
     """What a YAML file holds; None where there is none, or none that can be read."""
     try:
-        with open(path, "rb") as file:  # noqa: PTH123
+        found = opened(path)
+        if not stat.S_ISREG(os.fstat(found).st_mode):
+            raise ValueError("it is no file")
+        with open(f"/proc/self/fd/{found}", "rb") as file:  # noqa: PTH123
+            os.close(found)
             data = file.read(_LONGEST + 1)
         if len(data) > _LONGEST:
             raise ValueError("it is too long")
@@ -100,6 +113,37 @@ def read(path: str) -> object:
     except Exception as error:  # noqa: BLE001
         say(f"{path} is left out: {error}")
         return None
+
+
+def opened(path: str) -> int:
+    """What a path leads to, if root alone could have put it there: host.trusted tells the rules.
+
+    A test holds that both judge alike. Raises OSError.
+    """
+    left, at, shared, links = path.split("/")[::-1], os.open("/", _LOOK), False, 0
+    while left:
+        name = left.pop() or "."
+        there = os.open(name, _LOOK, dir_fd=at)
+        status = os.fstat(there)
+        kind, own = stat.S_IFMT(status.st_mode), status.st_uid in (0, os.geteuid())
+        loose = status.st_mode & 0o022 and kind != stat.S_IFLNK
+        sticky = kind == stat.S_IFDIR and status.st_mode & stat.S_ISVTX
+        if not own or kind not in _TYPES or (loose and not sticky):
+            raise PermissionError(f"others than root can write {name} in {path}")
+        if shared and kind != stat.S_IFDIR:
+            raise PermissionError(f"everybody can put files where {name} of {path} is")
+        if kind == stat.S_IFLNK:
+            target, links = os.readlink("", dir_fd=there), links + 1
+            os.close(there)
+            if links > _LINKS:
+                raise OSError(f"too many links in {path}")
+            left += target.split("/")[::-1]
+            there = os.open("/", _LOOK) if target.startswith("/") else os.dup(at)
+        os.close(at)
+        at, shared = there, bool(loose)
+    if shared:
+        raise PermissionError(f"everybody can write into {path}")
+    return at
 
 
 def write(folder: str, line: str) -> None:

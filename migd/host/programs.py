@@ -1,7 +1,7 @@
 """Runs other programs as transient units of systemd: a clean environment, a limit, nothing left.
 
 They do not run as children, because they would inherit migd's sandbox and its limits, and live and
-die with it.
+die with it. Since a unit runs as root, what others could have written is not run (host.trusted).
 """
 
 import asyncio
@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migd.errors import Hung, NoSystemd
+from migd.host import trusted
 from migd.host.bus import Refused
 from migd.host.manager import Manager
 
@@ -56,18 +57,22 @@ class Finished:
     signal: that signal's number, or 0
     output: what it wrote to stdout and stderr, as text, cut at the limit
     in_time: False when it was ended because its time was over
+    refused: why it was not run at all, "" if it was
     """
 
     status: int | None
     signal: int
     output: str
     in_time: bool = True
+    refused: str = ""
 
     @property
     def failure(self) -> str:
         """How it failed, with its last words, for a sentence after its name; "" if it did not."""
         if self.status == 0:
             return ""
+        if self.refused:
+            return f"is not run: {self.refused}"
         if not self.in_time:
             how = "did not end in time"
         elif self.signal:
@@ -102,6 +107,10 @@ class Programs:
         sandbox: properties of its unit; by default what fits NVIDIA's own programs
         Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
         """
+        try:
+            trusted.check_executable(Path(arguments[0]))
+        except OSError as error:
+            return Finished(None, 0, "", refused=str(error))
         name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
         output = self._folder / f"{name}.out"
         settings = [

@@ -29,7 +29,7 @@ class Smi:
         """Reset these GPUs, and no other, in one command.
 
         No NVML session may be open meanwhile. Raises NoSystemd, and NotSupported where there is no
-        nvidia-smi.
+        nvidia-smi, or not one of root's.
         """
         program = shutil.which("nvidia-smi", path=self._path)
         if program is None:
@@ -42,6 +42,8 @@ class Smi:
             environment={"LC_ALL": "C"},
             output_limit=_OUTPUT_LIMIT,
         )
+        if ended.refused:
+            raise NotSupported(f"{program} {ended.failure}")
         if not ended.in_time:
             return Told(Came.FAILED, f"it did not end within {limit_s:g} s and was ended")
         return told([g.pci_address for g in gpus], ended.status, ended.output)

@@ -15,12 +15,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 
-from migd.host import inotify
+from migd.host import inotify, trusted
 from migd.host.inotify import Inotify
 
 log = logging.getLogger(__name__)
 
-_SELF = inotify.DELETE_SELF | inotify.MOVE_SELF
+# ATTRIB: who may write a file or a folder decides whether it counts (host.trusted).
+_SELF = inotify.DELETE_SELF | inotify.MOVE_SELF | inotify.ATTRIB
 _NAMES = (
     inotify.CLOSE_WRITE
     | inotify.MOVED_FROM
@@ -128,7 +129,7 @@ class Watch:
         if what & inotify.OVERFLOW:
             return True
         folder, names = self._watched.get(number, ("", frozenset()))
-        if what & (_SELF | inotify.UNMOUNT | inotify.IGNORED):
+        if not name and what & (_SELF | inotify.UNMOUNT | inotify.IGNORED):
             return bool(folder)
         if name not in names and not any(_means(pattern, name) for pattern in names):
             return False
@@ -171,14 +172,12 @@ def folders(paths: Sequence[Path]) -> dict[str, frozenset[str]]:
 def entries(path: Path) -> list[Path]:
     """What FOLDER/*END means now, by name; nothing for a path without *, or without the folder.
 
-    Files whose names begin with a dot are left out, as a shell does. Raises OSError.
+    Files whose names begin with a dot are left out, as a shell does. Raises OSError, and Untrusted
+    where others could have taken files away.
     """
     if not path.name.startswith("*"):
         return []
-    try:
-        return sorted(p for p in path.parent.iterdir() if _means(path.name, p.name))
-    except FileNotFoundError:
-        return []
+    return [path.with_name(n) for n in trusted.names(path.parent) if _means(path.name, n)]
 
 
 def _means(pattern: str, name: str) -> bool:

@@ -19,8 +19,9 @@ from migd.core.model import Gpu, Mode, Target
 from migd.core.plan import plan
 from migd.core.wanted import decided
 from migd.errors import ConfigRefused, InvalidRequest, MigdError, NoSuchConfig
-from migd.host import files
+from migd.host import trusted
 from migd.host.watch import entries
+from migd.printable import printable
 from migd.service.jobs import now
 
 T = TypeVar("T")
@@ -105,7 +106,7 @@ class Configuration:
         try:
             paths = [self._clients_path, self._packaged_clients_path, *entries(self._more_clients)]
         except OSError as error:
-            raise ConfigRefused(f"{self._more_clients.parent} cannot be read: {error}") from error
+            raise _unread(self._more_clients.parent, error) from error
         found = []
         refused: list[str] = []
         replaced = False
@@ -180,17 +181,17 @@ class Configuration:
 
 def _read(path: Path, load: Callable[[str, str], T]) -> T | None:
     """What a file says, None if there is none. Raises ConfigRefused."""
-    source = _printable(str(path))
     try:
-        data = files.read(path, MOST_BYTES, follow=True)
+        data = trusted.read(path, MOST_BYTES)
     except (OSError, ValueError) as error:
-        raise ConfigRefused(f"{source} cannot be read: {_printable(str(error))}") from error
+        raise _unread(path, error) from error
+    source = printable(str(path))
     return None if data is None else load(decoded(data, source), source)
 
 
-def _printable(text: str) -> str:
-    """Names of files can be anything, and are told on the bus."""
-    return "".join(c if c.isprintable() else "?" for c in text)
+def _unread(path: Path, error: Exception) -> ConfigRefused:
+    why = "is not used" if isinstance(error, trusted.Untrusted) else "cannot be read"
+    return ConfigRefused(f"{printable(str(path))} {why}: {printable(str(error))}")
 
 
 def _pick(found: Configs, name: str) -> Config:

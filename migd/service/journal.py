@@ -9,7 +9,7 @@ from typing import Any
 from migd.core.job import Begun, Reached, Record, Returned, Signaling, Stepping, Stopping
 from migd.core.values import plain, typed
 from migd.errors import StateUnwritable
-from migd.host import files
+from migd.host import files, trusted
 
 log = logging.getLogger(__name__)
 
@@ -86,7 +86,7 @@ class Journal:
     def read(self) -> list[Record]:
         """What an earlier daemon left. The last line may be torn; what follows damage is lost."""
         try:
-            data = files.read(self._path, _SIZE_LIMIT) or b""
+            data = trusted.read(self._path, _SIZE_LIMIT) or b""
         except (OSError, ValueError) as error:
             log.error("cannot read %s: %s, ignoring", self._path, error)
             return []

@@ -15,7 +15,7 @@ from migd.core.job import Ending, PastJob
 from migd.core.model import Mode
 from migd.core.putback import Return
 from migd.errors import Busy, Hung, MigdError, NoDriver, NotPutBack
-from migd.host import files
+from migd.host import files, trusted
 from migd.host.log import Event, fields
 from migd.host.pci import has_nvidia_gpu
 from migd.service.service import Service
@@ -73,7 +73,7 @@ class PutBack:
 
     def _told(self) -> str:
         with contextlib.suppress(OSError, ValueError):
-            text = (files.read(self._marker, _MARK_LIMIT) or b"").decode()
+            text = (trusted.read(self._marker, _MARK_LIMIT) or b"").decode()
             return f"nothing is done again in this boot: {text.strip()}"
         return "nothing is done again in this boot"
 

@@ -10,7 +10,7 @@ from migd.core.model import Layout
 from migd.core.reboot import Owed
 from migd.core.values import LATER, plain, typed
 from migd.errors import StateUnwritable
-from migd.host import files
+from migd.host import files, trusted
 
 log = logging.getLogger(__name__)
 
@@ -70,7 +70,7 @@ class StateStore:
     def load(self) -> None:
         """Read the file. One that cannot be used is set aside, with a word in the log."""
         try:
-            data = files.read(self._path, _SIZE_LIMIT)
+            data = trusted.read(self._path, _SIZE_LIMIT)
             if data is not None:
                 self._state = typed(State, _current(json.loads(data)), self._path.name)
         except (OSError, ValueError, RecursionError) as error:
@@ -83,7 +83,7 @@ class StateStore:
 
     def _set_aside(self, aside: Path) -> None:
         try:
-            self._path.replace(aside)
+            files.rename(self._path, aside.name)
         except OSError as error:
             log.warning("cannot rename %s: %s, ignoring", self._path, error)
 

@@ -61,6 +61,8 @@ _BUS = """\
 
 
 def main() -> int:
+    # migd uses no file that a group may write.
+    os.umask(0o022)
     with contextlib.ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="migd-demo-")))
         stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, _interrupted))

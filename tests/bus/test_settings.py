@@ -342,7 +342,8 @@ def test_a_file_that_is_none_is_refused_at_once(two: World, what: str) -> None:
         path.symlink_to("/dev/zero")
     becomes(two, "ConfigErrors", bool)
     (error,) = two.daemon.property("ConfigErrors")
-    assert error.startswith(f"{path} cannot be read")
+    why = "cannot be read" if what == "folder" else "is not used"
+    assert error.startswith(f"{path} {why}")
 
 
 # -- where the files are ---------------------------------------------------------------------

@@ -61,7 +61,7 @@ class Disk:
 @pytest.fixture
 def disk(daemon: Daemon) -> Iterator[Disk]:
     daemon.state_dir.mkdir()
-    command = ["mount", "-t", "tmpfs", "-o", "size=256k", "none", str(daemon.state_dir)]
+    command = ["mount", "-t", "tmpfs", "-o", "size=256k,mode=700", "none", str(daemon.state_dir)]
     done = subprocess.run(command, check=False, capture_output=True, text=True)
     if done.returncode != 0:
         pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")

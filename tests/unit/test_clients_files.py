@@ -118,7 +118,7 @@ def test_what_cannot_be_read(files: Files) -> None:
     lines = files.refused()
     assert len(lines) == 3
     assert lines[0].startswith(f"{files.packaged / 'clients.yaml'} cannot be read: ")
-    assert lines[1].startswith(f"{files.more}/a??.yaml cannot be read: ")
+    assert lines[1].startswith(f"{files.more}/a\\n\\udcff.yaml cannot be read: ")
     assert lines[2].startswith(f"{files.more}/b.yaml:1:1: is not UTF-8")
 
 

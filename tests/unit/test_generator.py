@@ -1,6 +1,7 @@
 """The generator's drop-ins, and that it reads lists of clients as migd does."""
 
 import os
+import shutil
 import subprocess
 from pathlib import Path
 
@@ -24,7 +25,9 @@ def made(tmp_path: Path, packaged: Path = DEFAULTS) -> dict[str, list[str]]:
     """Lines of the drop-ins but for comments and sections, by unit."""
     folder = tmp_path / "out"
     folder.mkdir()
-    generator.generate(str(folder), str(tmp_path / "etc"), str(packaged))
+    # Whoever has the checkout may be another than who runs this.
+    defaults = shutil.copytree(packaged, tmp_path / "defaults", copy_function=shutil.copyfile)
+    generator.generate(str(folder), str(tmp_path / "etc"), str(defaults))
     return {
         path.parent.name.removesuffix(".d"): path.read_text().splitlines()[2:]
         for path in sorted(folder.glob("*/50-migd.conf"))
@@ -65,6 +68,23 @@ def test_fail_closed_requires_us(tmp_path: Path) -> None:
     ]
     clients = {"docker.service", "nvidia-dcgm.service", "slurmd.service"}
     assert found == {name: ["Requires=migd-boot.service"] for name in clients}
+
+
+def test_what_others_can_write_counts_for_nothing(tmp_path: Path) -> None:
+    write(tmp_path, clients=LISTED)
+    (tmp_path / "etc/clients.d").mkdir()
+    (tmp_path / "etc/clients.d/10.yaml").write_text("systemd-services: [b.service]")
+    own = "nvidia-dcgm.service slurmd.service docker.service"
+    assert made(tmp_path)["migd-boot.service"] == [f"Before={own} b.service"]
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "defaults")
+    (tmp_path / "etc/clients.d").chmod(0o777)
+    assert made(tmp_path)["migd-boot.service"] == [f"Before={own}"]
+    shutil.rmtree(tmp_path / "out")
+    shutil.rmtree(tmp_path / "defaults")
+    (tmp_path / "etc/clients.yaml").chmod(0o666)
+    (before,) = made(tmp_path)["migd-boot.service"]
+    assert before.startswith("Before=nvidia-dcgm-exporter.service ")
 
 
 @pytest.mark.parametrize("text", ["[", "- a.service", "7", "\0", "x: !!python/a b"])

@@ -122,6 +122,15 @@ def test_the_command(tmp_path: Path) -> None:
     assert programs.runs == [(one, 20), (both, 45), (one, 30)]
 
 
+def test_a_command_that_is_not_roots(tmp_path: Path) -> None:
+    program = tmp_path / "nvidia-smi"
+    program.touch(mode=0o755)
+    program.chmod(0o777)
+    smi = Smi(Programs(cast("Any", None), tmp_path), path=str(tmp_path))
+    with pytest.raises(NotSupported, match=f"{program} is not run: {program} can be written by"):
+        run(smi.reset([A100]))
+
+
 class FakeManager:
     """Has a program that runs, for so many questions; None: for good."""
 

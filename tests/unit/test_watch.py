@@ -144,14 +144,30 @@ def test_other_files_do_not_matter(tmp_path: Path) -> None:
             for name in (".a.swp", "ab", "A"):
                 (tmp_path / name).write_text("x")
                 (tmp_path / name).rename(tmp_path / "moved")
+                (tmp_path / "moved").chmod(0o600)
             path.read_text()
-            path.chmod(0o600)
             (tmp_path / "folder").mkdir()
             await until_read(watch)
             assert not watch.due
             path.write_text("b")
             await told.next()
             assert told.times == 1
+
+    run(main())
+
+
+def test_who_may_write_matters(tmp_path: Path) -> None:
+    """A file that others may write does not count, nor does one in a folder that they may."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    path = folder / "a"
+    path.write_text("a")
+
+    async def main() -> None:
+        async with watching(path) as (told, _):
+            for changed in (path, folder, tmp_path):
+                changed.chmod(0o700)
+                await told.next()
 
     run(main())
 
