@@ -9,6 +9,7 @@ import sys
 from migd import names
 from migd.bus.connection import BusError, Connection, RemoteError, connect
 from migd.host.notify import Notifier
+from migd.printable import sentences
 
 _CONNECT_S = 20.0
 # The daemon has a limit of its own for all of it (time-limits: boot), of at most ten minutes.
@@ -25,6 +26,7 @@ def main() -> int:
         told, code = error.message, 1
     except (BusError, OSError) as error:
         told, code = f"migd cannot be asked to put the configuration back: {error}", 1
+    told = sentences(told)
     Notifier().status(told)
     print(told, file=sys.stderr if code else sys.stdout)
     return code

@@ -6,25 +6,29 @@ line breaks, marks that turn the direction of writing, half of a surrogate pair.
 
 # What is longer is cut: an error must not be as long as what it refuses.
 MOST = 1000
-MOST_LINES = 10_000
-_CUT = "..."
+MOST_OF_ALL = 10_000
+_MARK = "..."
 
 
-def printable(text: str, most: int = MOST) -> str:
+def printable(text: str, most: int | None = MOST) -> str:
     """`text` on one line of so many characters, with all that is no plain character visible."""
-    # What is escaped becomes longer, never shorter.
-    shown = "".join(map(_shown, text[: most + 1]))
-    return shown if len(shown) <= most else shown[: most - len(_CUT)] + _CUT
+    # Before it is looked at, too: what is escaped becomes longer, never shorter.
+    some = text if most is None else text[: most + 1]
+    return _cut(some if some.isprintable() else "".join(map(_shown, some)), most)
 
 
-def sentences(text: str, most: int = MOST_LINES) -> str:
+def sentences(text: str, most: int = MOST_OF_ALL) -> str:
     """As printable(), with its line breaks.
 
     The lines after the first are indented, so that none can pass for a message of its own.
     """
-    cut = text if len(text) <= most else text[: most - len(_CUT)] + _CUT
-    return "\n  ".join(printable(line, most) for line in cut.strip("\n").split("\n"))
+    lines = text[: most + 1].strip("\n").split("\n")
+    return _cut("\n  ".join(printable(line, None) for line in lines), most)
 
 
 def _shown(char: str) -> str:
     return char if char.isprintable() else ascii(char)[1:-1]
+
+
+def _cut(text: str, most: int | None) -> str:
+    return text if most is None or len(text) <= most else text[: most - len(_MARK)] + _MARK

@@ -18,6 +18,7 @@ from migd.bus.polkit import Polkit
 from migd.core.job import PastJob
 from migd.core.permissions import RELOADING
 from migd.errors import MigdError, NoSystemd
+from migd.printable import sentences
 from migd.service import audit
 from migd.service.demand import Demand
 from migd.service.permit import Permit, Permits
@@ -226,4 +227,5 @@ _NO_METHODS: dict[str, dict[str, Handler]] = {
 
 def _to_error(error: Exception) -> tuple[str, str]:
     known = error if isinstance(error, MigdError) else MigdError(str(error))
-    return known.dbus_name, str(known)
+    # It may tell of what was asked for, which can be as long as a message may be.
+    return known.dbus_name, sentences(str(known))

@@ -10,7 +10,11 @@ from typing import Any
 from dbus_next.signature import SignatureTree, SignatureType, Variant
 
 _NUMBERS = frozenset("ybnqiuxtd")
-_NOT_IN_STRINGS = re.compile("[\0\ud800-\udfff]")
+# What D-Bus strings cannot hold, and what a program that prints one would be steered by: control
+# characters but for tabs and line breaks, and marks that turn the direction of writing.
+_NOT_IN_STRINGS = re.compile(
+    "[\0-\x08\x0b-\x1f\x7f-\x9f\u061c\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def to_wire(signature: str, values: Sequence[Any]) -> list[Any]:
@@ -31,7 +35,7 @@ def variant(signature: str, value: Any) -> Variant:
 
 
 def clean(text: str) -> str:
-    """Replace what D-Bus strings cannot hold: NUL and bytes that were no UTF-8 (process names)."""
+    """Replace what D-Bus strings cannot or should not hold, also bytes that were no UTF-8."""
     return _NOT_IN_STRINGS.sub("\ufffd", text)
 
 

@@ -6,26 +6,21 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any
 
+from migd.printable import printable
+
 _GAP = "  "
 
 
 def safe(text: str, *, ascii_only: bool = False) -> str:
     """`text` on one line, with all that a terminal could take for a command made visible."""
-    return "".join(c if _harmless(c, ascii_only) else _escaped(c) for c in text)
+    shown = printable(text, None)
+    return shown.encode("ascii", "backslashreplace").decode() if ascii_only else shown
 
 
 def sentence(text: str, *, ascii_only: bool = False) -> str:
     """`text` with its line breaks; the lines after the first are indented."""
     lines = text.strip("\n").split("\n")
     return "\n  ".join(safe(line, ascii_only=ascii_only) for line in lines)
-
-
-def _harmless(char: str, ascii_only: bool) -> bool:  # noqa: FBT001
-    return char.isprintable() and (char.isascii() or not ascii_only)
-
-
-def _escaped(char: str) -> str:
-    return char.encode("unicode_escape", "surrogatepass").decode("ascii")
 
 
 def width(text: str) -> int:

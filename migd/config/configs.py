@@ -7,8 +7,10 @@ from migd.config.document import document
 from migd.config.entries import Entry, read_entry
 from migd.config.faults import Faults, shortened
 from migd.config.fields import Field
+from migd.printable import printable
 
 VERSION = "v1"
+_LONGEST_NAME = 200
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,10 @@ def _root(root: Field) -> dict[str, Config]:
     named = members["mig-configs"].members("write a name, and below it a list of entries")
     if named == {}:
         members["mig-configs"].wrong("is empty; name at least one config, or leave the key out")
+    for name in named or {}:
+        if name != printable(name, _LONGEST_NAME):
+            right = f"a name has at most {_LONGEST_NAME} characters, and each of them can be seen"
+            members["mig-configs"].wrong_key(name, f"is no name for a config: {right}")
     return {name: Config(name, _entries(entries)) for name, entries in (named or {}).items()}
 
 

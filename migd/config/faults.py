@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import NoReturn
 
 from migd.errors import ConfigRefused
+from migd.printable import printable
 
 _MOST_FAULTS = 100
 _MOST_CHARACTERS = 60
@@ -23,8 +24,7 @@ class Position:
 
 def shortened(text: str) -> str:
     """`text` for a sentence: without line breaks, and not longer than a reader wants."""
-    printable = "".join(c if c.isprintable() else "?" for c in text[: _MOST_CHARACTERS + 1])
-    return printable if len(text) <= _MOST_CHARACTERS else printable[:_MOST_CHARACTERS] + "..."
+    return printable(text, _MOST_CHARACTERS)
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from migd.core.clients import Blocked, steps_aside
 from migd.core.holders import Client
 from migd.core.model import Gpu, Impact
 from migd.core.plan import Plan
+from migd.printable import printable
 
 # As nvidia-smi writes them, with eight digits of the domain; elsewhere there are four.
 _ADDRESS = re.compile(r"\b([0-9A-Fa-f]{4,8}):([0-9A-Fa-f]{2}):([0-9A-Fa-f]{2})\.([0-7])\b")
@@ -104,8 +105,7 @@ def addresses(text: str) -> list[str]:
 
 
 def _plainly(text: str) -> str:
-    line = " ".join("".join(c if c.isprintable() else " " for c in text).split())
-    return line if len(line) <= _LONGEST else f"{line[:_LONGEST]}..."
+    return printable(" ".join(text.split()), _LONGEST)
 
 
 def blocked_by_drm(plan: Plan, drm: Drm | None) -> tuple[Blocked, ...]:

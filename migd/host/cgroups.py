@@ -74,7 +74,8 @@ def _paths(text: str) -> list[str]:
     The others matter for who makes groups without systemd: Docker by cgroupfs, Slurm, on v1.
     """
     named, unified, others = [], [], []
-    for line in text.splitlines():
+    # Not splitlines(): a group may be named with what that takes for the end of a line.
+    for line in text.split("\n"):
         number, _, rest = line.partition(":")
         controllers, _, path = rest.partition(":")
         if controllers == "name=systemd":

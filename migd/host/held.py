@@ -9,12 +9,14 @@ own (unshare(CLONE_FILES)), and nodes that were made outside of any /dev.
 # ruff: noqa: PTH116, PTH123, PTH208
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 
 from migd.core.holders import Node
 from migd.host.nodes import Nodes
 from migd.host.processes import stat
 
+_PIECE = 1 << 16
 _GONE = (FileNotFoundError, ProcessLookupError, PermissionError)
 
 
@@ -80,19 +82,11 @@ def _opened(folder: str, nodes: Nodes) -> _Opened | None:
 
 def _mapped(folder: str, nodes: Nodes) -> set[Node]:
     """Nodes in the memory of a process: a mapping outlives the descriptor that it was made with."""
-    try:
-        with open(folder + "/maps", "rb", buffering=0) as file:
-            data = file.readall()
-    except _GONE:
-        return set()
     found: set[Node] = set()
-    if b"nvidia" not in data and b"/dri/" not in data:
-        return found
     seen = set()
-    for line in data.splitlines():
-        if b"nvidia" not in line and b"/dri/" not in line:
-            continue
-        addresses, *_, path = line.split(None, 5)
+    for line in _lines(folder + "/maps"):
+        addresses, *rest = line.split(None, 5)
+        path = rest[-1]
         if path in seen:
             continue
         seen.add(path)
@@ -101,6 +95,23 @@ def _mapped(folder: str, nodes: Nodes) -> set[Node]:
         if name and status and (node := nodes.node(name, status)):
             found.add(replace(node, mapped=True))
     return found
+
+
+def _lines(maps: str) -> Iterator[bytes]:
+    """Those that can tell of a node. Piece by piece: with long paths they are a quarter gigabyte.
+
+    Only a line feed ends one: the kernel leaves none in a path, but a carriage return it does.
+    """
+    rest = b""
+    try:
+        with open(maps, "rb", buffering=0) as file:
+            while data := file.read(_PIECE):
+                whole, _, rest = (rest + data).rpartition(b"\n")
+                if b"nvidia" in whole or b"/dri/" in whole:
+                    lines = whole.split(b"\n")
+                    yield from (s for s in lines if b"nvidia" in s or b"/dri/" in s)
+    except _GONE:
+        return
 
 
 def _mapping(folder: str, addresses: bytes, nodes: Nodes, name: str) -> os.stat_result | None:

@@ -11,9 +11,12 @@ import socket
 import sys
 from enum import StrEnum
 
+from migd.printable import printable, sentences
+
 _SOCKET = "/run/systemd/journal/socket"
 _FIELDS = "journal_fields"
 # syslog(3)
+_LONGEST = 30_000
 _PRIORITIES = ((logging.ERROR, 3), (logging.WARNING, 4), (logging.INFO, 6), (0, 7))
 
 
@@ -34,7 +37,7 @@ class Event(StrEnum):
 
 def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:
     """The `extra` of a record: its message id, and fields MIGD_JOB for job= and so on."""
-    told = {f"MIGD_{name.upper()}": str(value) for name, value in more.items()}
+    told = {f"MIGD_{name.upper()}": printable(str(value)) for name, value in more.items()}
     return {_FIELDS: {"MESSAGE_ID": event.value, **told}}
 
 
@@ -44,8 +47,15 @@ def start() -> None:
     if _stderr_is_the_journal():
         with contextlib.suppress(OSError):
             handler = JournalHandler(_SOCKET)
-    handler.setFormatter(logging.Formatter("%(message)s"))
+    handler.setFormatter(Plainly())
     logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+
+
+class Plainly(logging.Formatter):
+    """The message, with the traceback of a bug: no longer than a record may be, and harmless."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return sentences(super().format(record), _LONGEST)
 
 
 class JournalHandler(logging.Handler):

@@ -155,7 +155,7 @@ def _uuids(folder: Path) -> dict[int, str]:
 
 def _text(path: Path) -> str:
     try:
-        return path.read_text()
+        return path.read_text(errors="replace")
     except OSError:
         return ""
 

@@ -5,6 +5,8 @@ import os
 
 import sdnotify
 
+from migd.printable import printable
+
 
 class Notifier:
     """Speaks to systemd where NOTIFY_SOCKET says it listens; says nothing elsewhere."""
@@ -19,7 +21,8 @@ class Notifier:
         self._systemd.notify("STOPPING=1")
 
     def status(self, text: str) -> None:
-        self._systemd.notify(f"STATUS={text}")
+        # One line: another could tell systemd another thing, such as which process we are.
+        self._systemd.notify(f"STATUS={printable('; '.join(text.splitlines()))}")
 
     async def feed_watchdog(self) -> None:
         """Tell systemd, from the loop that serves the bus, that this loop still turns."""

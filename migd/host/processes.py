@@ -1,20 +1,24 @@
-"""Who a process is, by name: command, user, unit, container. The only importer of psutil."""
+"""Who a process is, by name: command, user, unit, container. The only importer of psutil.
+
+A process names itself as it likes: with line breaks, as a line of a file in /proc, or by megabytes.
+So what it can write is read within bounds, and nothing that it can write tells another thing.
+"""
 
 import os
-from collections.abc import Callable, Iterable
+import pwd
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeVar
 
 import psutil
 
 from migd.core.holders import Holder
 from migd.host import cgroups
 from migd.host.cgroups import Owner
-
-T = TypeVar("T")
+from migd.printable import printable
 
 _COMMAND_LIMIT = 200
+_LOST = (FileNotFoundError, ProcessLookupError, PermissionError)
 _DELETED = " (deleted)"
 # include/linux/sched.h
 _PF_KTHREAD = 0x00200000
@@ -35,7 +39,7 @@ def stat(pid: int) -> Stat | None:
     """None for a process that is gone."""
     try:
         data = Path(f"/proc/{pid}/stat").read_bytes()
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except _LOST:
         return None
     # The name stands in parentheses and may contain some itself.
     fields = data[data.rindex(b")") + 2 :].split()
@@ -58,23 +62,19 @@ def describe_one(pid: int, within: str) -> Holder:
     before = stat(pid)
     if before is None:
         return gone
+    uid = _uid(pid)
     try:
-        process = psutil.Process(pid)
-        with process.oneshot():
-            uid, user = process.uids().real, process.username()
-            began = round(process.create_time() * 1_000_000)
-            command = " ".join(_told(process.cmdline, [])) or process.name()
+        began = round(psutil.Process(pid).create_time() * 1_000_000)
     except psutil.Error:
         return gone
     of = owner(pid, within)
     described = Holder(
         pid,
         before.started,
-        # Cut before as well: a command line can be megabytes.
-        printable(command[:_COMMAND_LIMIT])[:_COMMAND_LIMIT],
+        printable(_command(pid), _COMMAND_LIMIT),
         printable(_executable(pid)),
         uid,
-        printable(user),
+        printable(_user(uid)),
         printable(of.unit),
         printable(of.user_unit),
         printable(of.container),
@@ -86,12 +86,40 @@ def describe_one(pid: int, within: str) -> Holder:
     return described if after and after.started == before.started else gone
 
 
-def _told(ask: Callable[[], T], otherwise: T) -> T:
-    """A process whose first thread has ended tells little, and yet can have a GPU."""
+def _command(pid: int) -> str:
+    """Its command line as far as it will be shown, or its name.
+
+    One whose first thread has ended has no command line, and yet can have a GPU.
+    """
+    words = _begin(pid, "cmdline", 4 * _COMMAND_LIMIT).rstrip(b"\0").replace(b"\0", b" ")
+    return os.fsdecode(words or _begin(pid, "comm", 64).removesuffix(b"\n"))
+
+
+def _begin(pid: int, name: str, most: int) -> bytes:
     try:
-        return ask()
-    except psutil.ZombieProcess:
-        return otherwise
+        with Path(f"/proc/{pid}/{name}").open("rb", buffering=0) as file:
+            return file.read(most)
+    except _LOST:
+        return b""
+
+
+def _uid(pid: int) -> int:
+    """The real one, -1 where it cannot be read.
+
+    Not psutil's: to that, a process that is named "Uid:" with numbers behind is whoever it says.
+    The kernel breaks no line within the name.
+    """
+    lines = _begin(pid, "status", 4096).split(b"\n")
+    return next((int(line.split()[1]) for line in lines if line.startswith(b"Uid:")), -1)
+
+
+def _user(uid: int) -> str:
+    if uid < 0:
+        return ""
+    try:
+        return pwd.getpwuid(uid).pw_name
+    except KeyError:
+        return str(uid)
 
 
 def _executable(pid: int) -> str:
@@ -115,7 +143,7 @@ def own_container() -> str:
 def _cgroup(pid: int) -> str:
     try:
         return os.fsdecode(Path(f"/proc/{pid}/cgroup").read_bytes())
-    except (FileNotFoundError, ProcessLookupError, PermissionError):
+    except _LOST:
         return ""
 
 
@@ -134,8 +162,3 @@ def descendants(pid: int) -> list[int]:
         return [p.pid for p in psutil.Process(pid).children(recursive=True)]
     except psutil.Error:
         return []
-
-
-def printable(text: str) -> str:
-    """`text` with everything that could steer a terminal or break a line made visible."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -16,6 +16,7 @@ from migd.errors import Hung, NoSystemd
 from migd.host import trusted
 from migd.host.bus import Refused
 from migd.host.manager import Manager
+from migd.printable import printable
 
 # How long a program may take to end after SIGTERM, and what systemd needs beside.
 _STOP_S = 5.0
@@ -80,7 +81,7 @@ class Finished:
         else:
             how = f"ended with exit status {self.status}"
         lines = [line.strip() for line in self.output.splitlines() if line.strip()]
-        return f"{how} ({lines[-1][-_WORDS:]})" if lines else how
+        return f"{how} ({printable(lines[-1][-_WORDS:])})" if lines else how
 
 
 class Programs:

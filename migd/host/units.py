@@ -13,6 +13,7 @@ from migd.errors import ClientStuck, MigdError, NoSystemd
 from migd.host.bus import Refused, Signal
 from migd.host.manager import LOST, Job, Manager
 from migd.host.programs import Programs
+from migd.printable import printable
 
 _NO_SUCH_UNIT = "org.freedesktop.systemd1.NoSuchUnit"
 _NAME = re.compile(
@@ -293,7 +294,8 @@ class Units:
         except MigdError:
             return ""
         lines = [line.strip() for line in done.output.splitlines() if line.strip()]
-        return "; it said: " + " | ".join(lines) if lines and done.status == 0 else ""
+        said = printable(" | ".join(lines))
+        return f"; it said: {said}" if lines and done.status == 0 else ""
 
 
 def _state(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
