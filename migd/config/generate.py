@@ -88,7 +88,7 @@ def _balanced(boards: Mapping[int, Gpu]) -> tuple[Entry, ...]:
 
 def _most(gpu: Gpu, profile: Profile) -> int:
     """The most instances that fit: NVML has been seen to name too many (A30, old drivers)."""
-    counts = range(profile.instances, 0, -1)
+    counts = range(min(profile.instances, len(profile.placements)), 0, -1)
     return next((n for n in counts if _fits(gpu, [profile.id] * n)), 0)
 
 

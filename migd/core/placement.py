@@ -3,8 +3,9 @@
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import fields
-from functools import cache, lru_cache
+from functools import cache, lru_cache, reduce
 from itertools import combinations, product
+from operator import or_
 
 from migd.core.model import Engines, Gpu, GpuInstance, Placement, Profile, Wanted
 
@@ -82,6 +83,7 @@ class _Options:
 
     def __init__(self, gpu: Gpu, prefer: frozenset[tuple[int, Placement]]) -> None:
         self._spots = _by_fit(gpu.profiles)
+        self._room = reduce(or_, (s.mask for p in gpu.profiles for s in p.placements), 0)
         if prefer:
             # Preferred ones first, then those that take no other's preferred one.
             preferred = [spot.mask for _, spot in prefer]
@@ -104,6 +106,9 @@ class _Options:
             tuple(s for s in self._spots[w.profile_id] if w.placement in (None, s)) for w in wanted
         ]
         if not all(spots):
+            return None
+        # Where they are too many, no combination has to be tried to know.
+        if sum(min(s.size for s in ways) for ways in spots) > (self._room & ~taken).bit_count():
             return None
         # Those with the fewest choices first, and of them the largest.
         order = sorted(range(len(wanted)), key=lambda n: (len(spots[n]), -spots[n][0].size))

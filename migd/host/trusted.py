@@ -37,7 +37,7 @@ class Untrusted(PermissionError):
         super().__init__(errno.EPERM, text)
 
     def __str__(self) -> str:
-        return self.strerror
+        return self.strerror or ""
 
 
 def read(path: Path, limit: int) -> bytes | None:

@@ -99,6 +99,9 @@ class NvmlClient:
             results = await asyncio.gather(
                 *(self._snapshot(index) for index in range(opened.gpus)), return_exceptions=True
             )
+        uuids = [r.uuid for r in results if isinstance(r, Gpu)]
+        if len(set(uuids)) < len(uuids):
+            raise Nvml("two GPUs have one UUID", call="nvmlDeviceGetUUID", code=0, name="SUCCESS")
         gpus: list[Gpu] = []
         troubled: dict[str, Hung | Nvml] = {}
         unseen: list[Hung | Nvml] = []
@@ -220,21 +223,23 @@ class NvmlClient:
                     answer = await asked
             except TimeoutError:
                 raise self._hang(worker, index, limit_s, doing) from None
-            except WorkerGone:
-                raise self._loss(worker, doing) from None
+            except WorkerGone as gone:
+                raise self._loss(worker, doing, str(gone)) from None
             if isinstance(answer, Failure):
                 raise _error(answer, doing)
-            if not isinstance(answer, kind):
-                worker.kill()
-                raise self._loss(worker, doing)
+            if not isinstance(answer, kind) or getattr(answer, "index", index) != index:
+                why = "what it answered is not what it was asked for"
+                worker.refuse(why)
+                raise self._loss(worker, doing, why)
             return answer
 
-    def _loss(self, worker: WorkerProcess, doing: str) -> Nvml:
+    def _loss(self, worker: WorkerProcess, doing: str, why: str) -> Nvml:
+        """why: it was ended, "" if it ended by itself."""
         self._drop(worker)
         self._spawn(self._bury(worker, None))
+        how = f"was ended during: {doing}, because {why}" if why else f"ended during: {doing}"
         return Nvml(
-            f"the NVML worker (pid {worker.pid}) ended during: {doing}; "
-            "what the driver made of it is read back",
+            f"the NVML worker (pid {worker.pid}) {how}; what the driver made of it is read back",
             call="",
             code=-1,
             name="WORKER_GONE",

@@ -94,11 +94,15 @@ def answer_line(number: int, answer: Answer) -> bytes:
 
 
 def parse_answer(line: bytes) -> tuple[int, Answer]:
-    """Raises ValueError when the line is no answer; it came from another process, so it may be."""
+    """Raises ValueError or RecursionError when the line is no answer: it came from elsewhere.
+
+    What it says is of the right form, and may be wrong in any other way (nvml.sane).
+    """
     value = json.loads(line)
-    if not (isinstance(value, list) and len(value) == 3 and isinstance(value[0], int)):
+    if not (isinstance(value, list) and len(value) == 3):
         raise ValueError("not an answer")
+    number = typed(int, value[0], "number")
     if not isinstance(value[1], str) or value[1] not in _KINDS:
-        raise ValueError(f"unknown answer {value[1]!r}")
+        raise ValueError("an unknown kind of answer")
     answer: Answer = typed(_KINDS[value[1]], value[2], value[1])
-    return value[0], answer
+    return number, answer

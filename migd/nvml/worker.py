@@ -1,4 +1,4 @@
-"""The process that holds NVML: `python -I -m migd.nvml.worker FD`.
+"""The process that holds NVML: `python -I -m migd.nvml.worker LOCK SOCKET`, by descriptors.
 
 An open NVML session blocks a reset and pins the kernel module, and a call that hangs in the
 driver cannot be cancelled: so there is a process for it, which ends when its socket does.
@@ -76,11 +76,21 @@ def serve(stream: BinaryIO, send: Callable[[bytes], None]) -> None:
         worker.take(Request.parse(line))
 
 
+def _end(args: threading.ExceptHookArgs) -> None:
+    """A thread that dies of a bug would leave its GPU without an answer: say so, and end."""
+    threading.__excepthook__(args)
+    os._exit(1)
+
+
 def main() -> None:
     # Ctrl-C at a daemon's terminal reaches the whole process group; the daemon decides for us.
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     give_up()
-    end = socket.socket(fileno=int(sys.argv[1]))
+    threading.excepthook = _end
+    # What the library starts, such as nvidia-modprobe, inherits neither.
+    for descriptor in map(int, sys.argv[1:3]):
+        os.set_inheritable(descriptor, False)  # noqa: FBT003
+    end = socket.socket(fileno=int(sys.argv[2]))
     try:
         serve(end.makefile("rb"), end.sendall)
     finally:

@@ -257,12 +257,13 @@ def test_nothing_is_written_through_a_link(tree: Path, left: str) -> None:
 def test_nothing_is_written_where_others_can_write(tree: Path) -> None:
     files.replace(tree / "real" / "state", b"1")
     (tree / "real").chmod(0o1777)
-    for write in (
+    writes: list[Callable[[], None]] = [
         lambda: files.replace(tree / "real" / "state", b"2"),
         lambda: files.append(tree / "real" / "state", b"2"),
         lambda: files.rename(tree / "real" / "state", "other"),
         lambda: files.remove(tree / "real" / "state"),
-    ):
+    ]
+    for write in writes:
         with pytest.raises(Untrusted):
             write()
     assert (tree / "real" / "state").read_bytes() == b"1"
