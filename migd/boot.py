@@ -26,7 +26,7 @@ def main() -> int:
         told, code = error.message, 1
     except (BusError, OSError) as error:
         told, code = f"migd cannot be asked to put the configuration back: {error}", 1
-    told = sentences(told)
+    told = sentences(told, indent="  ")
     Notifier().status(told)
     print(told, file=sys.stderr if code else sys.stdout)
     return code

@@ -17,13 +17,13 @@ def printable(text: str, most: int | None = MOST) -> str:
     return _cut(some if some.isprintable() else "".join(map(_shown, some)), most)
 
 
-def sentences(text: str, most: int = MOST_OF_ALL) -> str:
+def sentences(text: str, most: int = MOST_OF_ALL, *, indent: str = "") -> str:
     """As printable(), with its line breaks.
 
-    The lines after the first are indented, so that none can pass for a message of its own.
+    indent: before the lines after the first, so that none can pass for a message of its own
     """
     lines = text[: most + 1].strip("\n").split("\n")
-    return _cut("\n  ".join(printable(line, None) for line in lines), most)
+    return _cut(f"\n{indent}".join(printable(line, None) for line in lines), most)
 
 
 def _shown(char: str) -> str:

@@ -55,7 +55,7 @@ class Plainly(logging.Formatter):
     """The message, with the traceback of a bug: no longer than a record may be, and harmless."""
 
     def format(self, record: logging.LogRecord) -> str:
-        return sentences(super().format(record), _LONGEST)
+        return sentences(super().format(record), _LONGEST, indent="  ")
 
 
 class JournalHandler(logging.Handler):

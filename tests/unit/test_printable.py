@@ -43,7 +43,7 @@ def test_any_text(text: str, most: int) -> None:
     shown = printable(text, most)
     assert shown.isprintable()
     assert len(shown) <= most
-    lines = sentences(text, most)
+    lines = sentences(text, most, indent="  ")
     assert len(lines) <= most
     assert all(line.isprintable() for line in lines.split("\n"))
     assert all(line.startswith("  ") for line in lines.split("\n")[1:] if lines[-3:] != "...")
@@ -51,7 +51,8 @@ def test_any_text(text: str, most: int) -> None:
 
 def test_what_is_harmless_stays() -> None:
     assert printable("grün \U0001f600 /usr/bin/x --y=1") == "grün \U0001f600 /usr/bin/x --y=1"
-    assert sentences("one\ntwo\n") == "one\n  two"
+    assert sentences("one\ntwo\n") == "one\ntwo"
+    assert sentences("one\ntwo\n", indent="  ") == "one\n  two"
 
 
 def test_lengths() -> None:
