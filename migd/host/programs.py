@@ -111,7 +111,7 @@ class Programs:
         try:
             trusted.check_executable(Path(arguments[0]))
         except OSError as error:
-            return Finished(None, 0, "", refused=str(error))
+            return Finished(None, 0, "", refused=error.strerror or str(error))
         name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
         output = self._folder / f"{name}.out"
         settings = [

@@ -511,11 +511,19 @@ def test_programs(host: Host, driver: Driver) -> None:
         return found
 
     mixed = run("/bin/sh", "-c", "echo out; echo err >&2; exit 7")
-    assert mixed == {"status": 7, "signal": 0, "output": "out\nerr\n", "in_time": True}
+    ended = {"status": 7, "signal": 0, "output": "out\nerr\n", "in_time": True, "refused": ""}
+    assert mixed == ended
     assert run("/bin/echo", "$HOME", "%n", "\\n")["output"] == "$HOME %n \\n\n"
     killed = run("/bin/sh", "-c", "kill -KILL $$")
     assert (killed["status"], killed["signal"]) == (None, 9)
-    assert run("/not/there")["status"] == 203
+    assert run("/not/there")["refused"] == "No such file or directory"
+    host.run("sh", "-c", "printf '#!/bin/sh\\ntouch /ran' >/opt/p; chmod 777 /opt/p; /opt/p")
+    host.run("rm", "/ran")
+    assert "/opt/p can be written by others than root" in str(run("/opt/p")["refused"])
+    assert host.run("test", "-e", "/ran", check=False).returncode == 1
+    host.run("chmod", "755", "/opt/p")
+    assert run("/opt/p")["status"] == 0
+    host.run("rm", "/ran", "/opt/p")
     late = run("/bin/sleep", "infinity", limit_s=0.2)
     assert (late["status"], late["in_time"]) == (None, False)
     much = run("/usr/bin/yes", output_limit=1000)
