@@ -6,8 +6,9 @@ import threading
 from dataclasses import replace
 
 from migd.core.asked import Caller
-from migd.host.processes import own_container, owner, printable
+from migd.host.processes import own_container, owner
 from migd.host.threads import in_thread
+from migd.printable import printable
 
 _LIMIT_S = 2.0
 _AT_ONCE = 4

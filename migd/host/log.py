@@ -11,7 +11,7 @@ import socket
 import sys
 from enum import StrEnum
 
-from migd.printable import printable, sentences
+from migd.printable import sentences
 
 _SOCKET = "/run/systemd/journal/socket"
 _FIELDS = "journal_fields"
@@ -37,7 +37,7 @@ class Event(StrEnum):
 
 def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:
     """The `extra` of a record: its message id, and fields MIGD_JOB for job= and so on."""
-    told = {f"MIGD_{name.upper()}": printable(str(value)) for name, value in more.items()}
+    told = {f"MIGD_{name.upper()}": sentences(str(value)) for name, value in more.items()}
     return {_FIELDS: {"MESSAGE_ID": event.value, **told}}
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from migd.core.asked import Asked, Caller
 from migd.core.job import Begun, PastJob
 from migd.host.log import Event, fields
-from migd.host.processes import printable
+from migd.printable import printable
 
 log = logging.getLogger(__name__)
 
@@ -119,5 +119,4 @@ def _text(text: str) -> dict[str, object]:
     """The configuration itself, cut, and a digest of the whole; it may be many lines."""
     if not text:
         return {}
-    lines = "\n".join(map(printable, text[:_TEXT].split("\n")))
-    return {"text": lines, "text_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    return {"text": text[:_TEXT], "text_sha256": hashlib.sha256(text.encode()).hexdigest()}
