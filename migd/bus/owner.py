@@ -1,6 +1,5 @@
 """Tells a signal of the real owner of a bus name from one that anybody sent."""
 
-import contextlib
 from collections.abc import Callable
 
 from dbus_next.constants import MessageType
@@ -37,8 +36,7 @@ class NameOwner:
         try:
             await self._learn()
         except BaseException:
-            with contextlib.suppress(ValueError):  # the end of the connection removes all of them
-                self._connection.remove_handler(self._on_message)
+            self._connection.remove_handler(self._on_message)
             raise
 
     async def _learn(self) -> None:

@@ -61,8 +61,7 @@ class RemotePeer:
             )
             await self._owner.follow(moved)
         except BaseException as error:
-            with contextlib.suppress(ValueError):  # the end of the connection has removed all
-                self._connection.remove_handler(handler)
+            self._connection.remove_handler(handler)
             if isinstance(error, BusError):
                 raise NoAnswer(str(error)) from error
             raise

@@ -11,7 +11,7 @@ import socket
 import sys
 from enum import StrEnum
 
-from migd.printable import sentences
+from migd.printable import printable, sentences
 
 _SOCKET = "/run/systemd/journal/socket"
 _FIELDS = "journal_fields"
@@ -35,9 +35,13 @@ class Event(StrEnum):
     REFUSED = "4b7890f81cfc445eac43574a5cfd99fd"
 
 
-def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:
-    """The `extra` of a record: its message id, and fields MIGD_JOB for job= and so on."""
-    told = {f"MIGD_{name.upper()}": sentences(str(value)) for name, value in more.items()}
+def fields(event: Event, *, text: str = "", **more: object) -> dict[str, dict[str, str]]:
+    """The `extra` of a record: its message id, and fields MIGD_JOB for job= and so on.
+
+    text: the only one that may be many lines
+    """
+    told = {f"MIGD_{name.upper()}": printable(str(value)) for name, value in more.items()}
+    told |= {"MIGD_TEXT": sentences(text)} if text else {}
     return {_FIELDS: {"MESSAGE_ID": event.value, **told}}
 
 
