@@ -35,13 +35,15 @@ class Event(StrEnum):
     REFUSED = "4b7890f81cfc445eac43574a5cfd99fd"
 
 
-def fields(event: Event, *, text: str = "", **more: object) -> dict[str, dict[str, str]]:
+def fields(event: Event, **more: object) -> dict[str, dict[str, str]]:
     """The `extra` of a record: its message id, and fields MIGD_JOB for job= and so on.
 
-    text: the only one that may be many lines
+    text=, a configuration, is the only one that may be many lines.
     """
-    told = {f"MIGD_{name.upper()}": printable(str(value)) for name, value in more.items()}
-    told |= {"MIGD_TEXT": sentences(text)} if text else {}
+    told = {
+        f"MIGD_{name.upper()}": sentences(str(value)) if name == "text" else printable(str(value))
+        for name, value in more.items()
+    }
     return {_FIELDS: {"MESSAGE_ID": event.value, **told}}
 
 
