@@ -13,8 +13,8 @@ from migd.bus.connection import BusError, Connection, connect
 from migd.bus.front import Front
 from migd.bus.remote import RemoteBus
 from migd.errors import MigdError
+from migd.host import files, trusted
 from migd.host import log as journal
-from migd.host import trusted
 from migd.host.capabilities import Capabilities
 from migd.host.cdi import Cdi
 from migd.host.holding import Hold
@@ -85,6 +85,8 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
     # What lies there is believed and passed to systemd. The state has refusals of its own.
     with trusted.folder(runtime_dir):
         pass
+    # Until this process ends: two would each write what the other has not read.
+    files.own_folder(state_dir)
     notifier = Notifier()
     connection = await connect(None, timeout_s=_CONNECT_S)
     front = Front(connection)

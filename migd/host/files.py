@@ -4,6 +4,7 @@ All is done within the folder as it was found and judged (host.trusted), and no 
 Reading is there, too.
 """
 
+import fcntl
 import os
 from contextlib import suppress
 from pathlib import Path
@@ -20,14 +21,23 @@ def replace(path: Path, data: bytes) -> None:
         # What a crash has left must not be what is written into, whatever it is.
         with suppress(FileNotFoundError):
             os.unlink(new, dir_fd=folder)
-        descriptor = os.open(new, _WRITE | os.O_EXCL, 0o600, dir_fd=folder)
         try:
-            write_all(descriptor, data)
-            os.fdatasync(descriptor)
-        finally:
-            os.close(descriptor)
-        os.replace(new, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+            _write_new(new, data, folder)
+            os.replace(new, path.name, src_dir_fd=folder, dst_dir_fd=folder)
+        except OSError:
+            with suppress(OSError):
+                os.unlink(new, dir_fd=folder)  # it takes room, where there may be none
+            raise
         os.fsync(folder)
+
+
+def _write_new(name: str, data: bytes, folder: int) -> None:
+    descriptor = os.open(name, _WRITE | os.O_EXCL, 0o600, dir_fd=folder)
+    try:
+        write_all(descriptor, data)
+        os.fdatasync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def rename(path: Path, name: str) -> None:
@@ -66,3 +76,17 @@ def write_all(descriptor: int, data: bytes) -> None:
     rest = memoryview(data)
     while rest:
         rest = rest[os.write(descriptor, rest) :]
+
+
+def own_folder(folder: Path) -> int:
+    """A descriptor; nobody else can own the folder as long as it is open. Raises OSError.
+
+    The folder itself is locked, so nothing has to be written, and nothing is left.
+    """
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(descriptor)
+        raise OSError(f"another migd is at work on {folder}; `fuser {folder}` names it") from None
+    return descriptor
