@@ -23,6 +23,7 @@ from migd.nvml.calls import (
     SHARED_ENGINES,
     SUCCESS,
     CallFailed,
+    answered,
     call,
     enumerated,
     handles,
@@ -56,8 +57,11 @@ class Reader:
         """All of one GPU, by NVML's index."""
         device = call("nvmlDeviceGetHandleByIndex", index)
         uuid = call("nvmlDeviceGetUUID", device)
+        answered(uuid, "nvmlDeviceGetUUID")
         pci = call("nvmlDeviceGetPciInfo", device)
+        answered(pci.pciDeviceId, "nvmlDeviceGetPciInfo")
         total = call("nvmlDeviceGetMemoryInfo", device).total // _MIB
+        answered(total, "nvmlDeviceGetMemoryInfo")
         minor = offered("nvmlDeviceGetMinorNumber", device)
         mode, pending = mode_of(device)
         profiles = self._gpu_profiles(device, uuid, mode, total)
@@ -101,6 +105,7 @@ class Reader:
         info = offered("nvmlGpuInstanceGetInfo", handle)
         if info is None:
             return None  # destroyed by somebody since it was listed
+        answered(info.placement.size, "nvmlGpuInstanceGetInfo")
         inside = self.compute_profiles(handle, uuid, profile.id)
         fill = filling(profile.slices, profile.multiprocessors, inside)
         compute = [
@@ -128,15 +133,13 @@ class Reader:
     ) -> tuple[ComputeProfile, ...]:
         """What a GPU instance of that profile offers; NVML tells it only of one that exists."""
         if (uuid, profile_id) not in self._compute:
-            self._compute[uuid, profile_id] = tuple(
+            name = "nvmlGpuInstanceGetComputeInstanceProfileInfo"
+            found = tuple(
                 ComputeProfile(i.id, i.sliceCount, i.multiprocessorCount, i.instanceCount)
-                for i in enumerated(
-                    "nvmlGpuInstanceGetComputeInstanceProfileInfo",
-                    handle,
-                    lambda enum: (enum, SHARED_ENGINES),
-                    version=1,
-                )
+                for i in enumerated(name, handle, lambda enum: (enum, SHARED_ENGINES), version=1)
             )
+            answered(found, name)
+            self._compute[uuid, profile_id] = found
         return self._compute[uuid, profile_id]
 
 
@@ -194,7 +197,9 @@ def _compute_instance(handle: Any) -> ComputeInstance | None:
     info = offered("nvmlComputeInstanceGetInfo_v2", handle)
     if info is None:
         return None
+    answered(info.placement.size, "nvmlComputeInstanceGetInfo")
     uuid = offered("nvmlDeviceGetUUID", info.device) if info.device else None
+    answered(uuid != "", "nvmlDeviceGetUUID")
     return ComputeInstance(
         info.id,
         info.profileId,

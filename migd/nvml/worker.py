@@ -10,6 +10,7 @@ import signal
 import socket
 import sys
 import threading
+import traceback
 from collections.abc import Callable
 from typing import BinaryIO
 
@@ -20,6 +21,7 @@ from migd.nvml.protocol import Answer, Failure, Op, Request, answer_line
 from migd.nvml.reading import Reader, count_gpus, initialize
 
 _STALE = -1
+_NO_SENSE = -2
 
 
 class Worker:
@@ -61,6 +63,11 @@ class Worker:
             return error.failure
         except Stale as error:
             return Failure("", _STALE, "STALE", str(error))
+        except Exception:  # noqa: BLE001 - a thread that ends never answers
+            # What the driver says can be anything, also what no code of ours can work with.
+            traceback.print_exc()
+            text = "the driver's answers make no sense to migd; the log has the details"
+            return Failure("", _NO_SENSE, "NO_SENSE", text)
 
     def _initialize(self) -> None:
         with self._initializing:
