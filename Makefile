@@ -1,5 +1,5 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit bench soak deb rpm clean
+.PHONY: demo test lint unit bench soak faults deb rpm clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
@@ -34,6 +34,11 @@ bench:
 soak:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.soak
+
+# Everything that can fail, at every place where it can: hours. FAULTS="--sample 1" for less.
+faults:
+	@packaging/prepare test
+	@$(BIN)/python -m tests.faults --jobs $(JOBS) $(FAULTS)
 
 # The packages of the working tree, in dist/.
 deb:

@@ -88,6 +88,7 @@ class Reader:
             return ()
         if (uuid, mode) not in self._profiles:
             found = tuple(_gpu_instance_profiles(device, mode, total))
+            answered(found, "nvmlDeviceGetGpuInstanceProfileInfo")
             self._profiles[uuid, mode] = found
         return self._profiles[uuid, mode]
 
@@ -144,9 +145,13 @@ class Reader:
 
 
 def mode_of(device: Any) -> tuple[Mode, Mode]:
-    modes = offered("nvmlDeviceGetMigMode", device)
+    name = "nvmlDeviceGetMigMode"
+    modes = offered(name, device)
     if modes is None:
         return Mode.UNSUPPORTED, Mode.UNSUPPORTED
+    if not all(modes):
+        # Zeros are also what an answer is that was never written, and would hide all instances.
+        answered(offered(name, device) == modes, name)
     current, pending = (Mode.ENABLED if m else Mode.DISABLED for m in modes)
     return current, pending
 

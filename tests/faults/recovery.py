@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from tests.faults.ear import Ear
 from tests.faults.scenes import Scene, Stage, Truth, check_reached, staged, truths
@@ -77,6 +78,20 @@ def check_as_told(
         assert outcome["result"] in expected, json.dumps(outcome)
         assert found == expected[str(outcome["result"])], outcome
     stage.check_holder()
+
+
+def check_one_back(
+    stage: Stage, goal: list[Truth], victim: int | None, details: dict[str, Any]
+) -> dict[str, Any]:
+    """The GPU with the fault is as before, all others are at the goal; its outcome."""
+    assert victim is not None
+    results = ["rolled-back" if n == victim else "done" for n in range(len(goal))]
+    assert [outcome["result"] for outcome in details["gpus"]] == results, details
+    expected = [*goal[:victim], stage.before[victim], *goal[victim + 1 :]]
+    assert truths(stage.node) == expected, details
+    stage.check_holder()
+    outcome: dict[str, Any] = details["gpus"][victim]
+    return outcome
 
 
 def positions(calls: Sequence[Call]) -> list[tuple[Call, int]]:

@@ -22,7 +22,17 @@ class Tracer:
     def __init__(self, daemon: Daemon, *options: str) -> None:
         self.output = daemon.folder / "trace"
         self._process = subprocess.Popen(
-            ["strace", "-f", "-p", str(daemon.pid), "-o", str(self.output), *options],
+            [
+                "setpriv",
+                "--pdeathsig=KILL",
+                "strace",
+                "-f",
+                "-p",
+                str(daemon.pid),
+                "-o",
+                str(self.output),
+                *options,
+            ],
             stderr=subprocess.PIPE,
             text=True,
         )

@@ -14,10 +14,9 @@ import pytest
 import migd
 from migd.bus.connection import BusError
 from tests.faults.order import TRACE, check_order
-from tests.faults.recovery import check_recovered, undisturbed
+from tests.faults.recovery import check_one_back, check_recovered, undisturbed
 from tests.faults.scenes import THREE_H100, TWO_H100, Scene, Stage, staged
 from tests.faults.syncs import Tracer, stops
-from tests.faults.test_failing_calls import check_one_back
 from tests.support.daemon import Daemon
 
 SYNC = ("host/files.py", "            os.fdatasync(descriptor)\n", "            pass\n")

@@ -82,17 +82,26 @@ class PrivateBus:
         self._directory = tempfile.TemporaryDirectory(prefix="bus-")
         # Whom the bus lets in is its own affair.
         Path(self._directory.name).chmod(0o755)
-        file = Path(self._directory.name, "bus.conf")
-        file.write_text(config.format(directory=self._directory.name, policy=POLICY))
+        self._config = Path(self._directory.name, "bus.conf")
+        self._config.write_text(config.format(directory=self._directory.name, policy=POLICY))
+        self.socket = f"{self._directory.name}/bus"
+        self._start()
+
+    def _start(self) -> None:
+        command = [
+            "setpriv",
+            "--pdeathsig=KILL",
+            "dbus-daemon",
+            "--nofork",
+            "--nosyslog",
+            "--print-address",
+        ]
         self._process = subprocess.Popen(
-            ["dbus-daemon", "--nofork", "--nosyslog", "--print-address", f"--config-file={file}"],
-            stdout=subprocess.PIPE,
-            text=True,
+            [*command, f"--config-file={self._config}"], stdout=subprocess.PIPE, text=True
         )
         assert self._process.stdout is not None
         self.address = self._process.stdout.readline().strip()
         assert self.address, "dbus-daemon did not start"
-        self.socket = f"{self._directory.name}/bus"
 
     def pause(self) -> None:
         """Stop the daemon until resume(): it reads and writes nothing meanwhile."""
@@ -106,11 +115,19 @@ class PrivateBus:
         self._process.kill()
         self._process.wait()
 
+    def restart(self) -> None:
+        """Kill it, and start one at the same place that knows nothing of those before."""
+        self._end()
+        self._start()
+
     def close(self) -> None:
+        self._end()
+        self._directory.cleanup()
+
+    def _end(self) -> None:
         self.kill()
         assert self._process.stdout is not None
         self._process.stdout.close()
-        self._directory.cleanup()
 
     def __enter__(self) -> Self:
         return self
