@@ -184,6 +184,8 @@ class Runner:
                 done = Outcome(before.gpu, before.index, Ending.DONE)
                 ends.append((done, left.reached[before.gpu]))
         if known:
+            told = [o for o in known.outcomes if o.ending is not Ending.UNCHANGED]
+            ends = [(outcome, left.reached.get(outcome.gpu)) for outcome in told]
             return Done(tuple(ends), known.result, known.clients, known.after)
         clients: tuple[ClientOutcome, ...] = ()
         after = NOTHING_AFTER

@@ -357,7 +357,7 @@ def run(case: Case, field: Field) -> None:
             what.undo(field)
     answer = work.result()
     if not field.daemon.running or answer is None:
-        answer = _by_the_next(field, promise.last)
+        answer = _by_the_next(field, promise.last, forgets=what.forgets)
     field.set_aside(required=what.forgets)
     promise = replace(promise, unkept=what.unkept or what.forgets, forgotten=what.forgets)
     field.check(promise, answer)
@@ -374,23 +374,22 @@ def _asked(field: Field) -> Answer | None:
         return None
 
 
-def _on_disk(field: Field) -> tuple[int, str]:
+def _on_disk(field: Field, *, forgets: bool) -> tuple[int, str]:
     """The job that the next daemon has to know, and how it ended; 0 for none."""
-    try:
-        job, _, ended = job_on_disk(field.daemon)
-    except (ValueError, KeyError):
+    if forgets:
         if not field.daemon.journal.exists():
             return 0, ""
         return int(json.loads(field.daemon.journal.read_bytes().splitlines()[0])[1]["id"]), ""
+    job, _, ended = job_on_disk(field.daemon)
     return job, ended
 
 
-def _by_the_next(field: Field, last: int) -> Answer:
+def _by_the_next(field: Field, last: int, *, forgets: bool) -> Answer:
     """What the next daemon makes of it."""
     if field.daemon.running:
         field.daemon.kill()
     field.set_clock(0)
-    job, ended = _on_disk(field)
+    job, ended = _on_disk(field, forgets=forgets)
     field.daemon.start()
     if job <= last:
         return Answer(cut=True)

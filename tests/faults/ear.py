@@ -9,7 +9,7 @@ from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
 from migd import names
-from migd.bus.connection import BUS, BUS_PATH, connect
+from migd.bus.connection import BUS, BUS_PATH, RemoteError, connect
 from tests.support.bus import plain
 from tests.support.node import wait_for
 
@@ -53,7 +53,10 @@ class Ear:
             while True:
                 message = await messages.get()
                 arguments = ("GetConnectionUnixProcessID", "s", [message.sender])
-                (pid,) = await connection.call(BUS, BUS_PATH, BUS, *arguments)
+                try:
+                    (pid,) = await connection.call(BUS, BUS_PATH, BUS, *arguments)
+                except RemoteError:
+                    pid = 0  # it was killed just after
                 self.heard.append(Heard(message.member, [plain(v) for v in message.body], pid))
 
         connection.add_handler(keep)
