@@ -70,6 +70,7 @@ def run(case: Case, arena: Arena) -> None:
     """Raises Broken, or whatever else shows that it did not go as it must."""
     promise = arena.ready(hasty=case.fault.kind == HANG)
     promise.may_fail = excuses(case, arena)
+    promise.lied = lies(case)
     _set(arena.node, case.faults)
     try:
         answer = arena.ask()
@@ -94,6 +95,13 @@ def excuses(case: Case, arena: Arena) -> Mapping[int, str]:
             return dict.fromkeys(gpus, "each worker dies, and takes along what others are at")
         return dict.fromkeys(mine, "what it takes to go back never succeeds")
     return {}
+
+
+def lies(case: Case) -> frozenset[int]:
+    """A mode that is never written into the answer is "disabled", which any GPU may say."""
+    call, nth, gpu, kind = case.fault
+    for_good = (call, nth, kind) == ("nvmlDeviceGetMigMode", 0, NO_EFFECT)
+    return frozenset({gpu}) if for_good and gpu is not None else frozenset()
 
 
 def _set(node: Node, faults: tuple[Fault, ...] | list[Fault]) -> None:

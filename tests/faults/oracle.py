@@ -37,6 +37,8 @@ class Promise:
     wanted: what the state said of each GPU, by UUID
     last: the id of the last job before
     may_fail: GPUs that may end as neither, and why that cannot be helped; it must then be told
+    lied: GPUs of which the driver says all the time, and without a sign, what is not so: that is
+        believed, so what they have is not judged; instances in use are
     forgotten: what the state had is lost, perhaps also that there was a job
     unkept: there may have been no room to write down how it ended; the journal stays for that
     """
@@ -48,6 +50,7 @@ class Promise:
     held: Sequence[Held] = ()
     last: int = 0
     may_fail: Mapping[int, str] = field(default_factory=dict)
+    lied: frozenset[int] = frozenset()
     unkept: bool = False
     forgotten: bool = False
 
@@ -99,30 +102,35 @@ def check(
 
 
 def _gpus(promise: Promise, answer: Answer, node: Node, found: Sequence[Truth]) -> Iterable[str]:
-    gpus = node.gpus()
     told = {o["gpu"]: o for o in answer.details.get("gpus", ())}
-    for index, (before, now) in enumerate(zip(promise.before, found, strict=True)):
-        outcome = told.get(gpus[index]["uuid"])
-        want = promise.wants.get(index)
-        board = gpus[index]["board"]
-        there = want is not None and reached(board, now, want, before)
-        if outcome is None:
-            if now != before and not (there and promise.forgotten):
-                yield f"GPU {index}: nothing was told of it, and it is not as before"
-            continue
-        match outcome["result"]:
-            case "done" if not there:
-                yield f"GPU {index}: done, and it is not what was wanted"
-            case "unchanged" if now != before or not there:
-                yield f"GPU {index}: unchanged, and it is not as before or not what was wanted"
-            case "rolled-back" if now != before:
-                yield f"GPU {index}: rolled back, and it is not as before"
-            case "rolled-back" if not (outcome["error"] and outcome["message"]):
-                yield f"GPU {index}: rolled back, and why is not told"
-            case "failed":
-                yield from _failed(promise, index, outcome, gpus[index], now)
-        for other in (now,) if outcome["result"] != "failed" else ():
-            yield from _between(index, other, before)
+    for gpu, now in zip(node.gpus(), found, strict=True):
+        if gpu["index"] not in promise.lied:
+            yield from _gpu(promise, told.get(gpu["uuid"]), gpu, now)
+
+
+def _gpu(
+    promise: Promise, outcome: Mapping[str, Any] | None, gpu: Mapping[str, Any], now: Truth
+) -> Iterable[str]:
+    index, before = gpu["index"], promise.before[gpu["index"]]
+    want = promise.wants.get(index)
+    there = want is not None and reached(gpu["board"], now, want, before)
+    if outcome is None:
+        if now != before and not (there and promise.forgotten):
+            yield f"GPU {index}: nothing was told of it, and it is not as before"
+        return
+    match outcome["result"]:
+        case "done" if not there:
+            yield f"GPU {index}: done, and it is not what was wanted"
+        case "unchanged" if now != before or not there:
+            yield f"GPU {index}: unchanged, and it is not as before or not what was wanted"
+        case "rolled-back" if now != before:
+            yield f"GPU {index}: rolled back, and it is not as before"
+        case "rolled-back" if not (outcome["error"] and outcome["message"]):
+            yield f"GPU {index}: rolled back, and why is not told"
+        case "failed":
+            yield from _failed(promise, index, outcome, gpu, now)
+            return
+    yield from _between(index, now, before)
 
 
 def _between(index: int, now: Truth, before: Truth) -> Iterable[str]:
@@ -241,6 +249,8 @@ def _kept(
     for gpu, now in zip(node.gpus(), found, strict=True):
         uuid = gpu["uuid"]
         mine = state.get(uuid, {})
+        if gpu["index"] in promise.lied:
+            continue
         if told.get(uuid) in ("done", "unchanged") and _settled(mine) != now:
             yield f"GPU {gpu['index']}: settled is {_settled(mine)}, and it has {now}"
         asked = mine.get("wanted")
