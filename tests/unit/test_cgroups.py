@@ -119,3 +119,10 @@ def test_slurms_jobs_are_told() -> None:
     )
     assert parse(version_1) == Owner("slurmd.service", job="9")
     assert parse(unified("/system.slice/x.service/job_1")).job == ""
+
+
+@pytest.mark.parametrize("end", ["\r", "\x0b", "\x0c", "\x1c", "\x85", "\u2028"])
+def test_a_group_is_no_line_of_its_own(end: str) -> None:
+    """A user makes groups below his manager's, and names them; only a line feed is refused."""
+    forged = f"{USER}/x{end}1:name=systemd:/system.slice/sshd.service"
+    assert parse(unified(forged)) == Owner(user_unit="sshd.service")
