@@ -121,6 +121,18 @@ def test_a_mapping_is_left_when_the_descriptor_is_closed(places: Places) -> None
         assert nodes_of(pid, places) == {Node(NodeKind.GPU, 0, mapped=True)}
 
 
+@pytest.mark.parametrize("name", ["\rnvidia", "x\r0 /dev/nvidia0"])
+def test_a_mapped_file_is_named_as_its_owner_likes(
+    places: Places, tmp_path: Path, name: str
+) -> None:
+    """The kernel breaks no line within a path, whatever else there is in it."""
+    path = tmp_path / name
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(bytes(4096))
+    with holder("mapped", path) as pid:
+        assert held.held(pid, Nodes(places)) == frozenset()
+
+
 @needs_root
 def test_what_is_open_and_mapped_is_told_once(places: Places) -> None:
     path = node(places, "nvidia0", ZERO)
