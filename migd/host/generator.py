@@ -21,12 +21,23 @@ import yaml
 UNIT = "migd-boot.service"
 ETC, PACKAGED = "/etc/migd", "/usr/lib/migd"
 _DROP_IN = "50-migd.conf"
-# They are started before us, and open what we wait for. The others migd never stops, so what does
-# stand in a list is no client.
-_BEFORE_US = ("nvidia-persistenced", "nvidia-fabricmanager", "dbus", "migd", "migd-boot")
+# Started before us, and it opens what we wait for.
+_BEFORE_US = "nvidia-persistenced"
+# migd refuses a list with one of these (config.units, which a test compares). What it says counts
+# here all the same, and a boot must not wait for us with any of them.
+_NEVER = (
+    "dbus", "dbus-broker", "polkit", "polkitd", "dbus-org.freedesktop.PolicyKit1",
+    "systemd-logind", "systemd-logind-varlink", "dbus-org.freedesktop.login1",
+    "systemd-journald", "systemd-journald-dev-log", "systemd-journald-audit",
+    "systemd-journald-varlink", "syslog", "systemd-udevd", "systemd-udevd-control",
+    "systemd-udevd-kernel", "systemd-udevd-varlink", "udev", "user@", "user-runtime-dir@",
+    "migd", "migd-boot", "migd-hold", "nvidia-cdi-refresh", "nvidia-fabricmanager",
+)  # fmt: skip
 # A socket, timer or path is ready long before us; what it starts waits.
 _STARTERS = (".socket", ".timer", ".path")
 _KINDS = (".service", *_STARTERS)
+# Of a name without its kind: with ".service.d" behind it, it is the name of a folder.
+_LONGEST_STEM = 245
 _SECONDS, _BYTES, _LONGEST = 5, 512 << 20, 1 << 20
 _LOOK, _LINKS = os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, 40
 _TYPES = (stat.S_IFREG, stat.S_IFDIR, stat.S_IFLNK)
@@ -82,21 +93,26 @@ def services(entries: list[object]) -> list[str]:
     names: dict[str, None] = {}
     for entry in entries:
         name = entry.get("unit") if isinstance(entry, dict) else entry
-        if not isinstance(name, str) or not name.endswith(_KINDS) or not is_name(name):
+        if not isinstance(name, str) or not name.endswith(_KINDS):
             continue
         stem = name.rpartition(".")[0]
-        if stem not in _BEFORE_US:
+        if is_client(stem):
             names[f"{stem}.service"] = None
     return list(names)
 
 
-def is_name(text: str) -> bool:
-    """Whether it is a unit's name, and so neither a path nor two words of a line."""
-    return len(text) <= 255 and all(c.isascii() and (c.isalnum() or c in ":_.\\-@") for c in text)
+def is_client(stem: str) -> bool:
+    """Whether it is the name of a unit, and so no path or two words of a line, that may wait."""
+    name, at, instance = stem.partition("@")
+    if not name or bool(at) != bool(instance) or len(stem) > _LONGEST_STEM:
+        return False
+    if not all(c.isascii() and (c.isalnum() or c in ":_.\\-@") for c in stem):
+        return False
+    return name != _BEFORE_US and name not in _NEVER and name + at not in _NEVER
 
 
 def read(path: str) -> object:
-    """What a YAML file holds; None where there is none, or none that can be read."""
+    """What a YAML file holds, {} for nothing; None where there is none that can be read."""
     try:
         found = opened(path)
         if not stat.S_ISREG(os.fstat(found).st_mode):
@@ -107,7 +123,8 @@ def read(path: str) -> object:
         if len(data) > _LONGEST:
             raise ValueError("it is too long")
         documents = yaml.load_all(data, _LOADER)
-        return next(documents, None)
+        found = next(documents, None)
+        return {} if found is None else found
     except FileNotFoundError:
         return None
     except Exception as error:  # noqa: BLE001

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from migd.config import units
 from migd.config.clients import load
 from migd.host import generator
 
@@ -101,6 +102,33 @@ def test_a_broken_list_counts_for_nothing(tmp_path: Path, text: str) -> None:
 def test_what_is_no_service_is_left_out(tmp_path: Path, name: str) -> None:
     write(tmp_path, clients=f"systemd-services: [{name!r}, a.service]")
     assert made(tmp_path) == {"migd-boot.service": ["Before=a.service"]}
+
+
+@pytest.mark.parametrize(
+    "name", [".service", "@a.service", "a@.service", f"{'a' * 246}.path", f"{'a' * 246}.service"]
+)
+def test_what_systemd_would_not_take_is_left_out(tmp_path: Path, name: str) -> None:
+    """A folder whose name is too long kept all others from waiting."""
+    write(tmp_path, clients=f"systemd-services: [{name!r}, b.service]", migd="boot: fail-closed")
+    assert made(tmp_path).keys() == {"migd-boot.service", "b.service"}
+
+
+@pytest.mark.parametrize("name", generator._NEVER)
+def test_what_must_never_stop_waits_for_nothing(tmp_path: Path, name: str) -> None:
+    """migd refuses such a list, which at boot nobody has read yet."""
+    unit = f"{name}1.service" if name.endswith("@") else f"{name}.service"
+    write(tmp_path, clients=f"systemd-services: [{unit}, b.service]", migd="boot: fail-closed")
+    assert made(tmp_path).keys() == {"migd-boot.service", "b.service"}
+
+
+def test_what_must_never_stop_is_what_migd_refuses() -> None:
+    assert set(generator._NEVER) == set(units._NEVER)
+
+
+@pytest.mark.parametrize("text", ["", "# none of ours\n", "null"])
+def test_a_list_of_nothing_replaces_the_packaged_one(tmp_path: Path, text: str) -> None:
+    write(tmp_path, clients=text)
+    assert made(tmp_path) == {}
 
 
 def test_nothing_listed_writes_nothing(tmp_path: Path) -> None:
