@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from migd.config.faults import Position
+from migd.config.faults import Position, shortened
 
 _SPACE = " \t\n\r"
 _SIMPLE = {
@@ -153,7 +153,7 @@ def _escaped(value: str, at: int) -> tuple[bytes, int]:
         return _SIMPLE[value[at]].encode(), at + 1
     code = _CODE.match(value, at)
     if not code:
-        raise _Unreadable(f"\\{value[at : at + 1]} is no escape")
+        raise _Unreadable(f"\\{shortened(value[at : at + 1])} is no escape")
     byte, character, octal = code[1], code[2] or code[3], code[4]
     number = int(octal, 8) if octal else int(byte or character, 16)
     most = 0x10FFFF if character else 0xFF

@@ -78,6 +78,6 @@ def _place(found: Environment, name: str, default: str, faults: list[str]) -> Pl
 
 def _unresolved(name: str, said: Said) -> str:
     return (
-        f"{said.position}: {name} has {said.specifier}, whose meaning only systemd knows; write "
-        "what it stands for, and import again"
+        f"{said.position}: {name} has {shortened(said.specifier)}, whose meaning only systemd "
+        "knows; write what it stands for, and import again"
     )

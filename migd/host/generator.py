@@ -123,8 +123,7 @@ def read(path: str) -> object:
         if len(data) > _LONGEST:
             raise ValueError("it is too long")
         documents = yaml.load_all(data, _LOADER)
-        found = next(documents, None)
-        return {} if found is None else found
+        return next(documents, None) or {}
     except FileNotFoundError:
         return None
     except Exception as error:  # noqa: BLE001

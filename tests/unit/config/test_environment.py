@@ -3,6 +3,7 @@
 import pytest
 
 from migd.config.environment import environment
+from migd.config.migparted import told
 
 
 def said(*texts: str) -> dict[str, str]:
@@ -93,9 +94,9 @@ def test_lines_that_go_on_and_comments() -> None:
 def test_what_systemd_ignores_is_told(line: str, reason: str) -> None:
     found = environment([("x.conf", service("", line, "Environment=C=3"))])
     assert {n: v.value for n, v in found.variables.items()} == {"A": "1", "C": "3"}
-    (told,) = found.odd
-    assert told.startswith("x.conf:3:1: ")
-    assert reason in told
+    (odd,) = found.odd
+    assert odd.startswith("x.conf:3:1: ")
+    assert reason in odd
 
 
 def test_where_each_is_set() -> None:
@@ -111,3 +112,12 @@ def test_files_that_set_more() -> None:
         "EnvironmentFile=/a", "EnvironmentFile=", "EnvironmentFile=-/b", "EnvironmentFile=/c"
     )
     assert [said.value for said in environment([("x", text)]).files] == ["-/b", "/c"]
+
+
+@pytest.mark.parametrize(
+    "line", ["Environment=\\\x1b[2J", "Environment=MIG_PARTED_CONFIG_FILE=%\x1b[2J"]
+)
+def test_what_is_told_steers_no_terminal(line: str) -> None:
+    found = told([("x.conf", service(line))])
+    (sentence,) = (*found.notes, *found.faults)
+    assert sentence.isprintable()
