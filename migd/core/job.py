@@ -6,7 +6,7 @@ from enum import StrEnum
 
 from migd.core.asked import BY_ITSELF, Asked
 from migd.core.model import Layout
-from migd.core.values import LATER
+from migd.core.values import I32, LATER, U32, U64
 
 
 class Phase(StrEnum):
@@ -58,12 +58,12 @@ class Outcome:
     """
 
     gpu: str
-    index: int
+    index: U32
     ending: Ending
     error: str = ""
     message: str = ""
     call: str = ""
-    code: int = 0
+    code: I32 = 0
     code_name: str = ""
     left: str = ""
 
@@ -88,7 +88,7 @@ class ClientOutcome:
     """
 
     unit: str
-    pid: int
+    pid: U32
     what: str
     fate: Fate
     message: str = ""
@@ -127,8 +127,8 @@ class Choice:
     config: str
     text: str
     mode_only: bool
-    uid: int
-    at: int
+    uid: U32
+    at: U64
 
     @property
     def label(self) -> str:
@@ -144,11 +144,11 @@ class Choice:
 class PastJob:
     """A job that has ended, as it is told and kept. Times are microseconds since the epoch."""
 
-    id: int
+    id: U32
     type: str
     choice: Choice
-    started: int
-    ended: int
+    started: U64
+    ended: U64
     result: Result
     message: str
     changed: bool
@@ -187,7 +187,7 @@ class Before:
     """A GPU that a job is about, as it is before."""
 
     gpu: str
-    index: int
+    index: U32
     layout: Layout
 
 
@@ -200,10 +200,10 @@ class Begun:
     asked: who wanted it
     """
 
-    id: int
+    id: U32
     type: str
     choice: Choice
-    started: int
+    started: U64
     boot: str
     gpus: tuple[Before, ...]
     unchanged: tuple[Before, ...]
@@ -243,8 +243,8 @@ class Stopping:
 
     unit: str
     along: tuple[str, ...]
-    stop_s: int
-    start_s: int
+    stop_s: U32
+    start_s: U32
 
 
 @dataclass(frozen=True)
@@ -254,8 +254,8 @@ class Signaling:
     pid and started are 0 for a unit that stops along and cannot be started again.
     """
 
-    pid: int
-    started: int
+    pid: U32
+    started: U64
     unit: str
     what: str
 

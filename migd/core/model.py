@@ -6,6 +6,12 @@ as NVML does. Profile ids are those that nvidia-smi prints and nvmlDeviceCreateG
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Annotated
+
+from migd.core.values import U32, Within
+
+# Many more than any GPU has, and few enough for a mask.
+Slices = Annotated[int, Within(0, 255)]
 
 
 class Mode(StrEnum):
@@ -34,8 +40,8 @@ class Impact(StrEnum):
 class Placement:
     """Memory slices `start` to `start + size - 1` of a GPU."""
 
-    start: int
-    size: int
+    start: Slices
+    size: Slices
 
     @property
     def mask(self) -> int:
@@ -181,11 +187,11 @@ class Target:
 class SettledInstance:
     """An instance as it was reached: enough to put it back exactly where it was."""
 
-    gi: int
-    profile_id: int
+    gi: U32
+    profile_id: U32
     profile: str
     placement: Placement
-    compute: tuple[int, ...]
+    compute: tuple[U32, ...]
     uuids: tuple[str, ...]
 
 

@@ -1,16 +1,37 @@
 """Frozen dataclasses to plain JSON values and back, strictly."""
 
+import reprlib
 import types
 from collections.abc import Callable
-from dataclasses import fields, is_dataclass
+from dataclasses import dataclass, fields, is_dataclass
 from enum import Enum
 from functools import cache
-from typing import Any, TypeVar, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 T = TypeVar("T")
 
 # In the metadata of a field with a default: what an earlier version wrote may lack it.
 LATER = "later"
+
+
+@dataclass(frozen=True)
+class Within:
+    """The least and the most of an integer that is read, as Annotated[int, Within(0, 7)]."""
+
+    least: int
+    most: int
+
+
+# What fits where it is shown: the bus has numbers of these sizes.
+U32 = Annotated[int, Within(0, (1 << 32) - 1)]
+U64 = Annotated[int, Within(0, (1 << 64) - 1)]
+I32 = Annotated[int, Within(-(1 << 31), (1 << 31) - 1)]
+
+# A misfit is told in a sentence, whatever it is: on one line, and not as long as itself.
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxlong = _SHORT.maxother = _LONGEST = 60
+_SHORT.maxlist = _SHORT.maxdict = _SHORT.maxlevel = 2
+_MOST_NAMES = 5
 
 _PLAIN = frozenset({str, int, bool, float, type(None)})
 
@@ -65,6 +86,8 @@ def _reader(kind: Any) -> Reader:
     origin = get_origin(kind)
     if origin in (Union, types.UnionType):
         return _optional(kind)
+    if origin is Annotated:
+        return _within(*get_args(kind))
     if origin is tuple:
         return _items(_reader(get_args(kind)[0]))
     if origin is dict:
@@ -111,25 +134,31 @@ def _members(read: Reader) -> Reader:
 
 def _record(kind: type[Any]) -> Reader:
     check = _exactly(dict)
-    readers = {name: _reader(hint) for name, hint in get_type_hints(kind).items()}
+    readers = {
+        name: _reader(hint) for name, hint in get_type_hints(kind, include_extras=True).items()
+    }
     later = {f.name for f in fields(kind) if LATER in f.metadata}
 
     def record(value: Any) -> Any:
         mapping = check(value)
         differ = mapping.keys() ^ readers.keys()
         if not differ <= later:
-            odd = ", ".join(sorted(str(k) for k in differ - later))
+            odd = ", ".join(sorted(_word(str(k)) for k in differ - later)[:_MOST_NAMES])
             raise _Misfit(f"missing or unknown: {odd}")
         return kind(**{name: _named(name, readers[name], v) for name, v in mapping.items()})
 
     return record
 
 
+def _word(name: str) -> str:
+    return name if name.isprintable() and len(name) <= _LONGEST else _SHORT.repr(name)
+
+
 def _named(name: Any, read: Reader, value: Any) -> Any:
     try:
         return read(value)
     except _Misfit as misfit:
-        misfit.path = f".{name}{misfit.path}"
+        misfit.path = f".{_word(str(name))}{misfit.path}"
         raise
 
 
@@ -138,16 +167,27 @@ def _member(kind: type[Enum]) -> Reader:
         try:
             return kind(value)
         except ValueError:
-            raise _Misfit(f"{value!r} is not a {kind.__name__}") from None
+            raise _Misfit(f"{_SHORT.repr(value)} is not a {kind.__name__}") from None
 
     return member
+
+
+def _within(kind: type[Any], bounds: Within) -> Reader:
+    check = _exactly(kind)
+
+    def within(value: Any) -> Any:
+        if not bounds.least <= check(value) <= bounds.most:
+            raise _Misfit(f"{_SHORT.repr(value)} is not {bounds.least} to {bounds.most}")
+        return value
+
+    return within
 
 
 def _exactly(kind: type[Any]) -> Reader:
     def exactly(value: Any) -> Any:
         # bool is an int to Python; nowhere is it one to us.
         if not isinstance(value, kind) or (kind is int and isinstance(value, bool)):
-            raise _Misfit(f"{value!r} is not {kind.__name__}")
+            raise _Misfit(f"{_SHORT.repr(value)} is not {kind.__name__}")
         return value
 
     return exactly

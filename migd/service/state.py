@@ -2,13 +2,15 @@
 
 import json
 import logging
+import reprlib
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Annotated
 
 from migd.core.job import Choice, PastJob
 from migd.core.model import Layout
 from migd.core.reboot import Owed
-from migd.core.values import LATER, plain, typed
+from migd.core.values import LATER, Within, plain, typed
 from migd.errors import StateUnwritable
 from migd.host import files, trusted
 
@@ -19,6 +21,8 @@ JOBS_KEPT = 64
 # Ids are taken from a block that is reserved on disk, so that a job with nothing to do can have
 # one without a write, and yet no id is ever given twice.
 _ID_BLOCK = 1000
+# Of a number that is 32 bits wide on the bus; no node sees as many jobs.
+_LAST_ID = (1 << 32) - 1
 _SIZE_LIMIT = 16 << 20
 
 
@@ -40,7 +44,7 @@ class State:
     """The state file. `next_id` is the first job id that was never reserved."""
 
     version: int = VERSION
-    next_id: int = 1
+    next_id: Annotated[int, Within(1, _LAST_ID)] = 1
     gpus: dict[str, GpuState] = field(default_factory=dict)
     jobs: tuple[PastJob, ...] = ()
 
@@ -136,5 +140,5 @@ class StateStore:
 def _current(value: object) -> object:
     version = value.get("version") if isinstance(value, dict) else None
     if version != VERSION:
-        raise ValueError(f"its version is {version!r}, this migd reads {VERSION}")
+        raise ValueError(f"its version is {reprlib.repr(version)}, this migd reads {VERSION}")
     return value

@@ -4,7 +4,8 @@ import json
 from collections.abc import Iterator
 from dataclasses import dataclass, fields, is_dataclass, replace
 from enum import Enum
-from typing import Any
+from types import UnionType
+from typing import Annotated, Any, get_args, get_origin, get_type_hints
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -55,12 +56,29 @@ def test_the_kinds_are_found() -> None:
     assert len(STEPS) == 5
 
 
+def anything(hint: Any) -> st.SearchStrategy[Any]:
+    """Values of a kind as `typed` reads them."""
+    origin, args = get_origin(hint), get_args(hint)
+    if origin is Annotated:
+        return st.integers(args[1].least, args[1].most)
+    if origin is UnionType:
+        return st.none() | anything(args[0])
+    if origin is tuple:
+        return st.lists(anything(args[0]), max_size=4).map(tuple)
+    if origin is dict:
+        return st.dictionaries(st.text(), anything(args[1]), max_size=3)
+    if is_dataclass(hint):
+        hints = get_type_hints(hint, include_extras=True)
+        return st.builds(hint, **{name: anything(inner) for name, inner in hints.items()})
+    return st.from_type(hint)
+
+
 @pytest.mark.parametrize("kind", KINDS)
 # Records of records of lists are large by nature.
 @settings(max_examples=25, suppress_health_check=[HealthCheck.data_too_large])
 @given(data=st.data())
 def test_there_and_back(kind: type[Any], data: st.DataObject) -> None:
-    value = data.draw(st.from_type(kind))
+    value = data.draw(anything(kind))
     text = json.dumps(plain(value))
     back = typed(kind, json.loads(text))
     assert back == value
@@ -128,6 +146,8 @@ def test_the_message_says_what_is_wrong() -> None:
     for value, message in [
         ({**good, "start": "1"}, "spot.start: '1' is not int"),
         ({**good, "start": True}, "spot.start: True is not int"),
+        ({**good, "start": -1}, "spot.start: -1 is not 0 to 255"),
+        ({**good, "size": 1 << 40}, "spot.size: 1099511627776 is not 0 to 255"),
         ({"start": 1}, "spot: missing or unknown: size"),
         ({**good, "end": 3, 7: 0}, "spot: missing or unknown: 7, end"),
         ({**good, "size": None}, "spot.size: None is not int"),
@@ -181,7 +201,7 @@ def test_dictionaries() -> None:
         typed(Book, {"pages": {}, "plain": []})
 
 
-@given(step=st.one_of(*(st.from_type(kind) for kind in STEPS)))
+@given(step=st.one_of(*map(anything, STEPS)))
 def test_steps_there_and_back(step: steps.Step) -> None:
     written = json.loads(json.dumps(steps.as_plain(step)))
     back = steps.from_plain(written)
@@ -222,3 +242,25 @@ def test_each_step_has_a_sentence() -> None:
         "create 1 compute instance in GPU instance 1",
         "create 2 compute instances in GPU instance 1",
     ]
+
+
+LONG, ODD = "9" * 5000, "\x1b[2J\n\u2028"
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        {"start": LONG, "size": 1},
+        {"start": [[LONG] * 1000] * 1000, "size": 1},
+        {"start": 1, "size": 2, LONG: 1, ODD: 1},
+        {"start": 1, "size": 2, **{str(n): n for n in range(10_000)}},
+        LONG,
+        ODD,
+    ],
+)
+def test_the_message_is_a_line_whatever_is_wrong(value: Any) -> None:
+    for kind, wrong in ((Placement, value), (dict[str, Placement], {ODD: value, LONG: value})):
+        with pytest.raises(ValueError) as caught:
+            typed(kind, wrong)
+        assert str(caught.value).isprintable()
+        assert len(str(caught.value)) < 500
