@@ -97,8 +97,8 @@ class ComputeProfile:
 class ComputeInstance:
     """A compute instance; `uuid` is the MIG device's, "" while NVML shows none."""
 
-    id: int
-    profile_id: int
+    id: U32
+    profile_id: U32
     placement: Placement
     uuid: str
 
@@ -107,8 +107,8 @@ class ComputeInstance:
 class GpuInstance:
     """A GPU instance; `default_compute` is the profile id of the compute instance that fills it."""
 
-    id: int
-    profile_id: int
+    id: U32
+    profile_id: U32
     placement: Placement
     compute: tuple[ComputeInstance, ...]
     compute_profiles: tuple[ComputeProfile, ...]
@@ -134,7 +134,7 @@ class Gpu:
     resetless: the mode switches without a GPU reset (NVML field 184)
     """
 
-    index: int
+    index: U32
     minor: int
     uuid: str
     name: str

@@ -10,6 +10,8 @@ from migd.core.model import Gpu, Mode
 
 # In such a file (open-gpu-kernel-modules, nv-caps.c); others are for nvidia-modprobe.
 _MINOR = "DeviceFileMinor"
+# Of the largest minor, with 20 bits, and some to spare.
+_DIGITS = 8
 
 
 def capability_files(gpus: Iterable[Gpu]) -> tuple[str, ...]:
@@ -30,9 +32,14 @@ def device_minor(text: str) -> int | None:
     """The minor number of a capability's node, by its file; None where that does not tell."""
     for line in text.splitlines():
         key, _, value = line.partition(":")
-        if key.strip() == _MINOR and value.strip().isdecimal():
-            return int(value)
+        if key.strip() == _MINOR:
+            return device_number(value.strip())
     return None
+
+
+def device_number(text: str) -> int | None:
+    """A major or a minor as the kernel writes it; None for what is none."""
+    return int(text) if text.isdecimal() and len(text) <= _DIGITS else None
 
 
 def empty(gpus: Sequence[Gpu]) -> tuple[Gpu, ...]:

@@ -65,7 +65,7 @@ def look(names: Iterable[str], places: Places = HOST) -> Look:
     for name in names:
         file = places.capabilities / name
         try:
-            minor = device_minor(file.read_text())
+            minor = device_minor(file.read_text(errors="replace"))
         except OSError:
             minor = None
         if minor is None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from migd.core.holders import Node, NodeKind, capability
+from migd.core.nodes import device_number
 
 # Where a node can lie that is plausible enough to be asked for its device number: in any /dev,
 # also of a chroot or a container. "/nvidia0" is in a /dev that is no longer mounted anywhere.
@@ -133,9 +134,10 @@ def majors(devices: Path) -> dict[int, set[str]]:
     found: dict[int, set[str]] = {}
     characters = _text(devices).partition("Block devices:")[0]
     for line in characters.splitlines():
-        major, _, name = line.strip().partition(" ")
-        if major.isdecimal() and (name.startswith("nvidia") or name == "drm"):
-            found.setdefault(int(major), set()).add(name)
+        number, _, name = line.strip().partition(" ")
+        major = device_number(number)
+        if major is not None and (name.startswith("nvidia") or name == "drm"):
+            found.setdefault(major, set()).add(name)
     return found
 
 
@@ -148,8 +150,9 @@ def _uuids(folder: Path) -> dict[int, str]:
     for gpu in _listed(folder):
         lines = _text(gpu / "information").splitlines()
         told = {key.strip(): value.strip() for key, _, value in (s.partition(":") for s in lines)}
-        if told.get("Device Minor", "").isdecimal() and told.get("GPU UUID", "").startswith("GPU-"):
-            found[int(told["Device Minor"])] = told["GPU UUID"]
+        minor = device_number(told.get("Device Minor", ""))
+        if minor is not None and told.get("GPU UUID", "").startswith("GPU-"):
+            found[minor] = told["GPU UUID"]
     return found
 
 

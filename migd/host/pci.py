@@ -15,8 +15,8 @@ def has_nvidia_gpu(places: Places = HOST) -> bool:
         return False
     for device in devices:
         try:
-            vendor = (device / "vendor").read_text().strip()
-            kind = (device / "class").read_text().strip()
+            vendor = (device / "vendor").read_text(errors="replace").strip()
+            kind = (device / "class").read_text(errors="replace").strip()
         except OSError:
             continue  # it has gone meanwhile
         if vendor == _NVIDIA and kind.startswith(_GPU_CLASSES):

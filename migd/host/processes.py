@@ -41,6 +41,11 @@ def stat(pid: int) -> Stat | None:
         data = Path(f"/proc/{pid}/stat").read_bytes()
     except _LOST:
         return None
+    return parsed(data)
+
+
+def parsed(data: bytes) -> Stat:
+    """What such a file says."""
     # The name stands in parentheses and may contain some itself.
     fields = data[data.rindex(b")") + 2 :].split()
     kernel = bool(int(fields[6]) & _PF_KTHREAD)

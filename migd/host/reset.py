@@ -62,7 +62,10 @@ def drm(places: Places = HOST) -> Drm | None:
         return None  # built in, it could not be unloaded either; NVIDIA's never is
     holders = tuple(sorted(p.name for p in _entries(module / "holders")))
     try:
-        modeset = (module / "parameters" / "modeset").read_text().strip() in ("Y", "1")
+        modeset = (module / "parameters" / "modeset").read_text(errors="replace").strip() in (
+            "Y",
+            "1",
+        )
     except OSError:
         return Drm(users, holders, None)
     return Drm(users, holders, modeset)

@@ -7,7 +7,7 @@ from typing import Any
 
 from migd.core.model import Gpu, Mode
 from migd.core.steps import Step, as_plain, from_plain
-from migd.core.values import plain, typed
+from migd.core.values import I32, plain, typed
 
 # The largest answer is a snapshot: a GPU with all its profiles takes some 8 KiB.
 LINE_LIMIT = 1 << 20
@@ -74,7 +74,7 @@ class Failure:
     """Answer to a request whose NVML call failed; `name` without the NVML_ERROR_ in front."""
 
     call: str
-    code: int
+    code: I32
     name: str
     text: str
 

@@ -273,3 +273,10 @@ def test_a_node_of_the_driver_that_was_there_before(host: Host) -> None:
     host.node(NAMES[0]).unlink()
     host.node(NAMES[0]).touch()
     assert look(NAMES[:1], host.places).missing
+
+
+@pytest.mark.parametrize(
+    "text", ["DeviceFileMinor: " + "9" * 5000, "DeviceFileMinor: -1", "\udcff"]
+)
+def test_a_minor_that_is_none(text: str) -> None:
+    assert device_minor(text) is None

@@ -67,7 +67,7 @@ def anything(hint: Any) -> st.SearchStrategy[Any]:
         return st.lists(anything(args[0]), max_size=4).map(tuple)
     if origin is dict:
         return st.dictionaries(st.text(), anything(args[1]), max_size=3)
-    if is_dataclass(hint):
+    if isinstance(hint, type) and is_dataclass(hint):
         hints = get_type_hints(hint, include_extras=True)
         return st.builds(hint, **{name: anything(inner) for name, inner in hints.items()})
     return st.from_type(hint)
