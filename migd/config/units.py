@@ -126,7 +126,7 @@ def wrong_name(unit: str) -> str:
     match = _UNIT.fullmatch(unit) if len(unit) <= _LONGEST else None
     shown = f'"{shortened(unit)}"'
     if match is None or match["kind"] not in _EVERY_KIND:
-        plain = re.fullmatch(r"[A-Za-z0-9:_@-]+", unit)
+        plain = len(unit) <= _LONGEST and re.fullmatch(r"[A-Za-z0-9:_@-]+", unit)
         hint = f"write {unit}.service" if plain else "write one such as nvidia-dcgm.service"
         return f"{shown} is not the name of a systemd unit; {hint}"
     if match["kind"] not in _KINDS:

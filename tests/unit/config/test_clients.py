@@ -112,6 +112,10 @@ def test_units_that_mind_nothing_but_a_reset(unit: str, since: str) -> None:
         ("{unit: [a.service]}", "systemd-services[0].unit: must be text, not a list"),
         ("{unit: dbus.service}", '[0].unit: "dbus.service" must not be stopped: it is the system'),
         ("{unit: a}", '2:10: systemd-services[0].unit: "a" is not the name of a systemd unit; wri'),
+        (
+            "a" * 256,
+            f'"{"a" * 60}..." is not the name of a systemd unit; write one such as nvidia-',
+        ),
         ("{unit: a.service, stop_for: any}", "[0].stop_for: is not a key that stands here; the ke"),
         ("{unit: a.service, grace: 3}", "[0].grace: is not a key that stands here; the keys are u"),
         ("{unit: a.service, stop-for: all}", '"all" is not known; write any or mode or reset'),
