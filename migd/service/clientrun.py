@@ -83,22 +83,26 @@ class ClientRun:
         self._job.common(Phase.STOP)
         ending = Ending(self._note, lambda waits: self._job.common(Phase.STOP, waits), forbidden)
         for _ in range(_ROUNDS):
-            now = await self._still(look_again)
+            now = await self._still(look_again, clearing.units)
             if not now.ends:
                 return
             await self._unless_canceled(ending.end(now.ends))
-        if again := (await self._still(look_again)).ends:
+        if again := (await self._still(look_again, clearing.units)).ends:
             who = "; ".join(str(e.client.holder) for e in again)
             raise InUse(f"ended {_ROUNDS} times, there is again {who}: end what starts it")
 
-    async def _still(self, look_again: Callable[[], Awaitable[Clearing]]) -> Clearing:
+    async def _still(
+        self, look_again: Callable[[], Awaitable[Clearing]], held: Sequence[str]
+    ) -> Clearing:
         """Who is still to be ended. Raises InUse for those who cannot be."""
         now = await self._unless_canceled(look_again())
         if now.blocked:
             raise InUse("; ".join(b.message for b in now.blocked))
-        if now.stops:
-            names = ", ".join(s.unit for s in now.stops)
-            raise InUse(f"{names} was started meanwhile; apply again")
+        states = await self._units.states([s.unit for s in now.stops]) if now.stops else {}
+        # A start that waits for the hold has begun nothing, be it by a socket, a timer or by hand.
+        begun = [unit for unit, state in states.items() if unit not in held or not state.waits]
+        if begun:
+            raise InUse(f"{', '.join(begun)} was started meanwhile; apply again")
         return now
 
     async def hold_again(self, *, anew: bool) -> None:

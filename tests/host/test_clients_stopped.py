@@ -156,3 +156,31 @@ def test_a_unit_that_nobody_listed(boot: Boot, node: Node) -> None:
     for name in files:
         assert after[name].state == "active"
         assert after[name].invocation != before[name].invocation
+
+
+CALLED = {
+    "called.socket": "[Socket]\nListenStream=/run/called.socket\n",
+    "called.service": unit(enabled=False),
+}
+_CALL = "import socket; socket.socket(socket.AF_UNIX).connect('/run/called.socket')"
+
+
+def test_a_caller_who_is_not_answered_yet(boot: Boot, node: Node) -> None:
+    """As soon as the service is down its socket asks for it again, and that waits for the hold."""
+
+    def prepare(host: Host) -> None:
+        install(host, CALLED)
+        lists(host, "systemd-services: [called.service]\n")
+
+    host = boot("bookworm", node, prepare=prepare)
+    host.systemctl("start", "called.socket")
+    host.run("python3", "-c", _CALL)
+    host.wait_for(lambda: host.active("called.service"))
+    before = seen(host, CALLED)
+    result, details = host.applied("all-1g.10gb", gpus=["0"])
+    assert result == "done", details
+    after = seen(host, CALLED)
+    assert after["called.service"].invocation != before["called.service"].invocation
+    assert after["called.service"].state == "active"
+    assert after["called.socket"] == before["called.socket"]
+    assert not failed(host)

@@ -51,6 +51,7 @@ class Hands:
         self.told: list[tuple[str, str]] = []
         self.fails = fails
         self.active = {A, B}
+        self.queued: set[str] = set()
         self.slow: dict[str, asyncio.Event] = {}
         self.there = True
         self.system = "running"
@@ -78,7 +79,11 @@ class Hands:
 
     async def states(self, names: Sequence[str]) -> dict[str, UnitState]:
         word = {True: "active", False: "inactive"}
-        return {n: UnitState(n, active_state=word[n in self.active]) for n in names}
+        job = {True: "/job/1", False: ""}
+        return {
+            n: UnitState(n, active_state=word[n in self.active], job=job[n in self.queued])
+            for n in names
+        }
 
     async def along(self, unit: str) -> tuple[UnitState, ...]:
         needs = [n for n in self.active if n.startswith(f"needs-{unit}")]
@@ -194,6 +199,35 @@ async def test_who_is_in_the_way_at_last_is_named() -> None:
 
     with pytest.raises(InUse, match="pid 7"):
         await run(Hands(), Job()).clear(TWO, blocked)
+
+
+@looped
+async def test_a_start_that_waits_for_the_hold_is_in_nobodys_way() -> None:
+    hands = Hands()
+    cleared = run(hands, Job())
+
+    async def called_again() -> Clearing:
+        hands.queued = {A}
+        return Clearing((Stop(A, (), 10, 10),))
+
+    await cleared.clear(TWO, called_again)
+    assert [c.unit for c in await cleared.bring_back()] == [B, A]
+
+
+@pytest.mark.parametrize("queued", [set(), {"other.service"}])
+@looped
+async def test_who_was_started_meanwhile_is_named(queued: set[str]) -> None:
+    """It runs, or is about to: the hold keeps down what this job has stopped, and nobody else."""
+    hands = Hands()
+    hands.queued = queued
+    unit = next(iter(queued), "new.service")
+    hands.active |= {unit} - queued
+
+    async def started() -> Clearing:
+        return Clearing((Stop(unit, (), 10, 10),))
+
+    with pytest.raises(InUse, match=f"{unit} was started meanwhile"):
+        await run(hands, Job()).clear(TWO, started)
 
 
 @looped
