@@ -93,6 +93,7 @@ def test_full(full_before: bool, stage: Stage, daemon: Daemon, disk: Disk) -> No
         if not full_before:
             disk.fill()
         check_refused(stage, daemon)
+        assert not list(daemon.state_dir.glob("*.new"))
         disk.free()
         check_next_job(stage, daemon, undisturbed(SCENE)[0], 0)
         assert not daemon.journal.exists()
