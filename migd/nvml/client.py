@@ -209,7 +209,8 @@ class NvmlClient:
         """Ask for an answer of that kind, wait `limit_s` seconds at the most, or raise why not."""
         if index in self._hung:
             raise Hung(self._hung[index])
-        doing = f"{sentence(step, gpu)} on {gpu}" if gpu and step else f"{op} GPU {index}"
+        what = "NVML" if index is None else f"GPU {index}"
+        doing = f"{sentence(step, gpu)} on {gpu}" if gpu and step else f"{op} {what}"
         async with self._session() as worker:
             asked = worker.ask(
                 op,

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -418,6 +419,17 @@ def test_nvml_hangs_as_a_whole(node: Node, lock: Path) -> None:
                 assert len(children() - before) <= 2
             node.clear_faults()
             assert len((await client.observe()).gpus) == 2
+
+    run(main(), timeout_s=30)
+
+
+@pytest.mark.parametrize("how", [{"returns": "UNKNOWN"}, {"die": True}], ids=["fails", "dies"])
+def test_what_fails_before_there_is_a_gpu(node: Node, lock: Path, how: dict[str, Any]) -> None:
+    async def main() -> None:
+        async with nvml(lock) as client:
+            node.fault("nvmlInitWithFlags", **how)
+            with pytest.raises(Nvml, match=r"open NVML[:;]"):
+                await client.observe()
 
     run(main(), timeout_s=30)
 
