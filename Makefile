@@ -1,5 +1,5 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit bench soak faults deb rpm clean
+.PHONY: demo test lint unit bench soak idle faults deb rpm clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
@@ -30,10 +30,15 @@ bench:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.bench
 
-# What it costs to do nothing, in ten minutes.
+# Random requests and faults on a booted host, for an hour or SOAK_MINUTES.
 soak:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.soak
+
+# What it costs to do nothing, in ten minutes.
+idle:
+	@packaging/prepare test
+	@$(BIN)/python -m tests.soak --idle
 
 # Everything that can fail, at every place where it can: hours. FAULTS="--sample 1" for less.
 faults:

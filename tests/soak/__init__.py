@@ -1,1 +1,1 @@
-"""What takes long to be seen: `make soak`."""
+"""What takes long to be seen: `make soak`, and `make idle`."""
