@@ -21,7 +21,7 @@ _CROWD = (4, 12)
 _SAMPLE_S = 60.0
 # So much of the time migd is killed and restarted, too; then one lives to the end, and is measured
 # after as much again, in which what is loaded once is loaded.
-_DEATHS, _WARM = 0.25, 0.1
+_DEATHS, _WARM = 0.25, 0.2
 _MOST_BROKEN = 20
 
 
@@ -68,7 +68,7 @@ def _rounds(it: Soak, minutes: float) -> list[Sample]:
     while (now := time.monotonic()) < begun + 60 * minutes and len(it.broken) < _MOST_BROKEN:
         share = (now - begun) / (60 * minutes)
         if cold and share >= _DEATHS:
-            it.warm()
+            it.measured()
             cold = False
         if not it.round(deaths=share < _DEATHS):
             print(f"\nBROKEN: {it.broken[-1]}", flush=True)

@@ -20,6 +20,7 @@ _MANAGER_PROPERTIES = (
     "ConfigErrors", "Drift", "DriftSince", "Conflicts",
 )  # fmt: skip
 _ANSWERS_GPU = ("Plan", "Assert")
+LARGEST = "huge text"
 _LONG = 2_000_000  # bytes
 
 # Each must be refused in bounded time and memory.
@@ -182,7 +183,7 @@ class Mind:
         text = {"repeat": [piece, _LONG // len(piece.encode())]}
         given = {"text": {"variant": ["s", text]}}
         member = chance.choice(("Plan", "Apply"))
-        return self._wrong(user, "huge text", member, "sa{sv}", ("", given))
+        return self._wrong(user, LARGEST, member, "sa{sv}", ("", given))
 
     def _hostile_text(self, chance: random.Random, user: str) -> Asking:
         given = {"text": Variant("s", chance.choice(_HOSTILE))}
