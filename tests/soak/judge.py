@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from migd import names
-from migd.bus.bouncer import ACTIONS
+from migd.core.permissions import TABLE
 from tests.soak.users import Answer, Expect, Request
 
 # By what else goes on, whoever asks for what.
@@ -12,6 +12,9 @@ _CIRCUMSTANCES = {
     for name in ("Busy", "InUse", "ImpactExceeded", "Overruled", "Changed", "ResetRequired")
 }
 _ALWAYS = {f"{names.DBUS_ERROR}.LimitsExceeded"}
+_NOT_PERMITTED = {
+    f"{names.DBUS_ERROR}.{name}" for name in ("AccessDenied", "InteractiveAuthorizationRequired")
+}
 _BUG = f"{names.ERROR}.Failed"
 # Who may change things on this host is for its rules to say, for her alone.
 _PERHAPS = "alice"
@@ -38,7 +41,7 @@ def wrong(user: str, request: Request, answer: Answer, when: When) -> str:
         return ""
     if error == _BUG:
         return "a bug of migd"
-    if error == f"{names.DBUS_ERROR}.AccessDenied":
+    if error in _NOT_PERMITTED:
         return "" if user != "root" and not _free(request) else "it may be asked by anybody"
     if not error.startswith(f"{names.ERROR}."):
         return _of_the_bus(request, error, when)
@@ -49,7 +52,7 @@ def wrong(user: str, request: Request, answer: Answer, when: When) -> str:
 
 def _free(request: Request) -> bool:
     """Whether the daemon's own table asks for nothing."""
-    return not ACTIONS.get((request.interface, request.member), "")
+    return not TABLE.get((request.interface, request.member))
 
 
 def _of_a_reply(user: str, request: Request) -> str:
