@@ -19,7 +19,7 @@ from tests.faults.scenes import THREE_H100, TWO_H100, Scene, Stage, staged
 from tests.faults.syncs import Tracer, stops
 from tests.support.daemon import Daemon
 
-SYNC = ("host/files.py", "            os.fdatasync(descriptor)\n", "            pass\n")
+SYNC = ("host/files.py", "                os.fdatasync(descriptor)\n", "                pass\n")
 WRITE_STEP = "            await self._write(Stepping(gpu.uuid, does))\n"
 PERFORM = "        performed = await self._nvml.perform(gpu, step)\n"
 BACK = "            await self._put_back(gpu)\n"
