@@ -1,8 +1,9 @@
 # Each target does its own set-up; all that is needed is this checkout, make, and on a bare Debian root.
-.PHONY: demo test lint unit bench soak idle faults deb rpm clean
+.PHONY: demo test lint unit bench soak idle faults fuzz deb rpm clean
 
 BIN = .venv/bin
 JOBS ?= $(shell nproc)
+FUZZ_MINUTES ?= 30
 
 # A simulated node with eight GPUs, a private bus, a configuration applied. No GPU, no root needed.
 demo:
@@ -44,6 +45,11 @@ idle:
 faults:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.faults --jobs $(JOBS) $(FAULTS)
+
+# Inputs that nobody would write, FUZZ_MINUTES for each target; TARGET=... for some of them.
+fuzz:
+	@packaging/prepare test
+	@$(BIN)/python -m tests.fuzz $(TARGET) --minutes $(FUZZ_MINUTES) --jobs $(JOBS)
 
 # The packages of the working tree, in dist/.
 deb:
