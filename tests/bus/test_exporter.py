@@ -21,6 +21,7 @@ from migd.bus.connection import BUS, Connection, RemoteError, connect
 from migd.bus.contract import ContractError, load
 from migd.bus.exporter import INTERNAL, STOPPING, Call, Exporter
 from migd.bus.incoming import Incoming
+from migd.bus.values import clean
 from tests.support.bus import Client, PrivateBus, bus, client, nothing_left, plain, run
 
 __all__ = ["bus", "nothing_left"]  # fixtures
@@ -661,7 +662,7 @@ class TestState:
 
 # Thing at most three levels deep, so that parents and children come and go together.
 PATHS = [f"{ROOT}/a", f"{ROOT}/a/b", f"{ROOT}/a/b/c", f"{ROOT}/d", f"{ROOT}/d/e"]
-TEXTS = st.text(st.characters(codec="utf-8", exclude_characters="\0"), max_size=3)
+TEXTS = st.text(max_size=3).map(clean)
 LABELS = st.fixed_dictionaries({"Text": TEXTS})
 
 

@@ -13,7 +13,8 @@ from migd.host import capabilities, cgroups, driver, held, log, nodes, pci, proc
 from migd.host import reset as nvidia_smi
 from migd.host.cgroups import container_path, parse
 from migd.host.nodes import Nodes, Places
-from migd.host.processes import parsed, printable
+from migd.host.processes import parsed
+from migd.printable import printable
 from tests.fuzz.engine import Target
 from tests.fuzz.scratch import SCRATCH, parts, together
 

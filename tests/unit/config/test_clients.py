@@ -114,7 +114,7 @@ def test_units_that_mind_nothing_but_a_reset(unit: str, since: str) -> None:
         ("{unit: a}", '2:10: systemd-services[0].unit: "a" is not the name of a systemd unit; wri'),
         (
             "a" * 256,
-            f'"{"a" * 60}..." is not the name of a systemd unit; write one such as nvidia-',
+            f'"{"a" * 57}..." is not the name of a systemd unit; write one such as nvidia-',
         ),
         ("{unit: a.service, stop_for: any}", "[0].stop_for: is not a key that stands here; the ke"),
         ("{unit: a.service, grace: 3}", "[0].grace: is not a key that stands here; the keys are u"),
