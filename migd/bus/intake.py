@@ -15,9 +15,9 @@ from typing import Any
 
 from dbus_next.message import Message
 
-from migd.bus.callers import Caller, Callers
 from migd.bus.connection import Connection
 from migd.bus.incoming import Incoming, TooMuch
+from migd.bus.peers import Peer, Peers
 from migd.bus.quota import OTHERS, Quota, User, Verdict
 
 log = logging.getLogger(__name__)
@@ -125,11 +125,11 @@ class Intake:
         self.working = asyncio.Semaphore(AT_WORK)
         self._connection = connection
         self._serve = serve
-        self._callers = Callers(connection, self._known, left)
+        self._peers = Peers(connection, self._known, left)
         self._due: asyncio.Handle | None = None
 
     async def open(self) -> None:
-        await self._callers.open()
+        await self._peers.open()
         self._connection.guard(self)
 
     def close(self) -> None:
@@ -141,10 +141,10 @@ class Intake:
     def send(self, answer: Message) -> None:
         """Send what a call is answered with."""
         length = self._connection.send(answer)
-        if answer.destination in self._callers:
-            caller = self._callers.find(answer.destination)
-            caller.owes(caller.unread + length)
-            user = caller.user
+        if answer.destination in self._peers:
+            peer = self._peers.find(answer.destination)
+            peer.owes(peer.unread + length)
+            user = peer.user
             if user and user.unread > MAX_UNREAD and not (user.trusted or user.reading):
                 user.reading = asyncio.get_running_loop().create_task(self._until_read(user))
 
@@ -153,11 +153,11 @@ class Intake:
     def arrived(self, call: Incoming) -> None:
         if len(call.data) > MAX_CALL:
             call = call.without_body()
-        caller = self._callers.find(call.sender)
-        if caller.uid is not None:
-            self._queue(caller, caller.uid, call)
-        elif not self._callers.hold(caller, call):
-            self._queue(caller, OTHERS, call)
+        peer = self._peers.find(call.sender)
+        if peer.uid is not None:
+            self._queue(peer, peer.uid, call)
+        elif not self._peers.hold(peer, call):
+            self._queue(peer, OTHERS, call)
 
     def drained(self) -> None:
         if self.quota.waiting:
@@ -165,16 +165,16 @@ class Intake:
 
     # -- turns ---------------------------------------------------------------------------
 
-    def _known(self, caller: Caller, calls: list[Incoming]) -> None:
-        assert caller.uid is not None
+    def _known(self, peer: Peer, calls: list[Incoming]) -> None:
+        assert peer.uid is not None
         for call in calls:
-            self._queue(caller, caller.uid, call)
+            self._queue(peer, peer.uid, call)
 
-    def _queue(self, caller: Caller, uid: int, call: Incoming) -> None:
+    def _queue(self, peer: Peer, uid: int, call: Incoming) -> None:
         now = time.monotonic()
         user = self.quota.user(uid, now)
-        if not caller.unread:
-            caller.user = user
+        if not peer.unread:
+            peer.user = user
         verdict = self.quota.put(user, call, len(call.data))
         if verdict is Verdict.QUEUED:
             self._wake()
@@ -193,10 +193,10 @@ class Intake:
         while user.unread > MAX_UNREAD // 2:
             pause_s = next(pauses, pause_s)
             await asyncio.sleep(pause_s)
-            for caller in self._callers.of(user):
-                before = caller.unread
-                unread = await self._callers.unread(caller.sender)
-                caller.owes(unread + caller.unread - before)
+            for peer in self._peers.of(user):
+                before = peer.unread
+                unread = await self._peers.unread(peer.sender)
+                peer.owes(unread + peer.unread - before)
         user.reading = None
         self._wake()
 
@@ -230,7 +230,7 @@ class Intake:
             self.quota.answered(user, length)
 
     def _read(self, call: Incoming, turn: Turn) -> "asyncio.Task[Any] | None":
-        if call.sender not in self._callers:
+        if call.sender not in self._peers:
             return None  # it has left
         if call.dropped:
             text = f"the arguments are too long: {call.dropped} bytes"

@@ -15,7 +15,7 @@ from migd.bus.quota import OTHERS, User
 log = logging.getLogger(__name__)
 
 # Connections that have called: more than a system bus has (2,048).
-MAX_CALLERS = 4_096
+MAX_PEERS = 4_096
 
 # Calls are held until the bus has said whose they are, some ms: so many of a connection (the bus
 # itself allows 128 that want an answer), and of all.
@@ -28,7 +28,7 @@ _LOOKUPS = 16
 
 
 @dataclass
-class Caller:
+class Peer:
     """A connection; uid is None until it is known.
 
     unread: bytes of answers that it may not have read yet, which `user` is charged with
@@ -46,21 +46,21 @@ class Caller:
             self.unread = unread
 
 
-class Callers:
+class Peers:
     def __init__(
         self,
         connection: Connection,
-        known: Callable[[Caller, list[Incoming]], None],
+        known: Callable[[Peer, list[Incoming]], None],
         left: Callable[[str], None],
     ) -> None:
-        """known: told once that a caller's uid is known, with the calls that were held for it.
+        """known: told once that a peer's uid is known, with the calls that were held for it.
 
-        left: told the unique name of each caller that has left the bus
+        left: told the unique name of each peer that has left the bus
         """
         self._connection = connection
         self._known = known
         self._left = left
-        self._callers: dict[str, Caller] = {}
+        self._peers: dict[str, Peer] = {}
         self._held = 0
         self._held_bytes = 0
         self._asking = asyncio.Semaphore(_LOOKUPS)
@@ -70,33 +70,33 @@ class Callers:
         await self._connection.match(
             f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',arg2=''"
         )
-        self._connection.add_handler(self._gone, lambda arrived: changing(arrived) in self._callers)
+        self._connection.add_handler(self._gone, lambda arrived: changing(arrived) in self._peers)
 
     def __contains__(self, sender: str) -> bool:
-        return sender in self._callers
+        return sender in self._peers
 
-    def find(self, sender: str) -> Caller:
+    def find(self, sender: str) -> Peer:
         """Who that is; if it has not called before, the bus is asked."""
-        caller = self._callers.get(sender)
-        if caller is None:
-            if len(self._callers) >= MAX_CALLERS:
-                return Caller(sender, OTHERS)
-            caller = self._callers[sender] = Caller(sender)
-            task = asyncio.get_running_loop().create_task(self._learn(caller))
+        peer = self._peers.get(sender)
+        if peer is None:
+            if len(self._peers) >= MAX_PEERS:
+                return Peer(sender, OTHERS)
+            peer = self._peers[sender] = Peer(sender)
+            task = asyncio.get_running_loop().create_task(self._learn(peer))
             self._lookups.add(task)
             task.add_done_callback(self._lookups.discard)
-        return caller
+        return peer
 
-    def of(self, user: User[Incoming]) -> list[Caller]:
+    def of(self, user: User[Incoming]) -> list[Peer]:
         """Those of a user that may not have read all."""
-        return [c for c in self._callers.values() if c.user is user and c.unread]
+        return [c for c in self._peers.values() if c.user is user and c.unread]
 
-    def hold(self, caller: Caller, call: Incoming) -> bool:
+    def hold(self, peer: Peer, call: Incoming) -> bool:
         """Keep a call until it is known whose it is; False if there are too many."""
-        few = len(caller.held) < MAX_HELD and self._held < MAX_HELD_OF_ALL
+        few = len(peer.held) < MAX_HELD and self._held < MAX_HELD_OF_ALL
         if not few or self._held_bytes + len(call.data) > MAX_HELD_BYTES:
             return False
-        caller.held.append(call)
+        peer.held.append(call)
         self._held += 1
         self._held_bytes += len(call.data)
         return True
@@ -115,20 +115,20 @@ class Callers:
             return 0
         return int(found["OutgoingBytes"].value) if "OutgoingBytes" in found else 0
 
-    async def _learn(self, caller: Caller) -> None:
+    async def _learn(self, peer: Peer) -> None:
         async with self._asking:
-            if self._callers.get(caller.sender) is not caller:
+            if self._peers.get(peer.sender) is not peer:
                 return
             try:
                 (uid,) = await self._connection.call(
-                    BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", [caller.sender]
+                    BUS, BUS_PATH, BUS, "GetConnectionUnixUser", "s", [peer.sender]
                 )
             except BusError as error:
-                log.debug("the bus does not say who %s is: %s", caller.sender, error)
-                self._forget(caller.sender)
+                log.debug("the bus does not say who %s is: %s", peer.sender, error)
+                self._forget(peer.sender)
                 return
-        caller.uid = int(uid)
-        self._known(caller, self._released(caller))
+        peer.uid = int(uid)
+        self._known(peer, self._released(peer))
 
     def _gone(self, message: Message) -> bool:
         changed = owner_change(message)
@@ -138,12 +138,12 @@ class Callers:
         return False
 
     def _forget(self, sender: str) -> None:
-        if caller := self._callers.pop(sender, None):
-            caller.owes(0)
-            self._released(caller)
+        if peer := self._peers.pop(sender, None):
+            peer.owes(0)
+            self._released(peer)
 
-    def _released(self, caller: Caller) -> list[Incoming]:
-        held, caller.held = caller.held, []
+    def _released(self, peer: Peer) -> list[Incoming]:
+        held, peer.held = peer.held, []
         self._held -= len(held)
         self._held_bytes -= sum(len(c.data) for c in held)
         return held
