@@ -26,7 +26,7 @@ from migd.bus.connection import (
 )
 from migd.bus.owner import NameOwner
 from migd.bus.values import to_wire, variant
-from tests.support.bus import CONFIG, PrivateBus, bus, client, descriptors, nothing_left, run
+from tests.support.bus import LAX, PrivateBus, bus, client, descriptors, nothing_left, run
 
 __all__ = ["bus", "nothing_left"]  # fixtures
 
@@ -390,12 +390,6 @@ def test_forged_signals_are_told_from_real_ones(bus: PrivateBus) -> None:
     run(main())
 
 
-# Lets anybody answer any call, which a system bus does not.
-_LAX = CONFIG.replace(
-    "</policy>", '<allow send_requested_reply="false" eavesdrop="true"/></policy>'
-)
-
-
 def test_forged_answers_are_not_taken() -> None:
     async def main(bus: PrivateBus) -> None:
         async with client(bus) as service, client(bus) as caller, client(bus) as forger:
@@ -418,7 +412,7 @@ def test_forged_answers_are_not_taken() -> None:
             waiting.cancel()
             await asyncio.gather(waiting, return_exceptions=True)
 
-    with PrivateBus(_LAX) as bus:
+    with PrivateBus(LAX) as bus:
         run(main(bus))
 
 

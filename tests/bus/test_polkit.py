@@ -17,12 +17,11 @@ from migd.bus.connection import Connection, RemoteError
 from migd.bus.polkit import Polkit
 from migd.service.permit import MOST_OF_ONE, NoVerdict, Verdict
 from tests.bus.manager import H100, World, changing_calls, entry
-from tests.support.bus import PrivateBus, nothing_left, run
+from tests.support.bus import LAX, PrivateBus, nothing_left, run
 from tests.support.daemon import Daemon, options
 from tests.support.node import Node
 from tests.support.polkit import (
     NOBODY,
-    OPEN_BUS,
     Answers,
     Question,
     challenge,
@@ -49,7 +48,7 @@ OTHER = 1
 
 @pytest.fixture
 def bus() -> Iterator[PrivateBus]:
-    with PrivateBus(OPEN_BUS) as private:
+    with PrivateBus(LAX) as private:
         yield private
 
 
@@ -196,7 +195,7 @@ def test_an_answer_of_somebody_else_is_none(bus: PrivateBus) -> None:
 def open_world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[World]:
     folder = tmp_path_factory.mktemp("polkit")
     node = Node.new(folder / "node", (H100, 1))
-    with PrivateBus(OPEN_BUS) as private, Daemon(node, private.address, folder) as daemon:
+    with PrivateBus(LAX) as private, Daemon(node, private.address, folder) as daemon:
         yield World(node, private, daemon)
 
 

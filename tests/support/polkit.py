@@ -15,24 +15,6 @@ from tests.support.bus import plain
 
 NOBODY = 65534
 
-# Anybody may own, call and answer anything, also what was not asked: no bus is less careful.
-OPEN_BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
- "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
-<busconfig>
-  <type>system</type>
-  <listen>unix:path={directory}/bus</listen>
-  <auth>EXTERNAL</auth>
-  <policy context="default">
-    <allow user="*"/>
-    <allow own="*"/>
-    <allow send_destination="*" eavesdrop="true"/>
-    <allow eavesdrop="true"/>
-    <allow send_requested_reply="false" send_type="method_return"/>
-    <allow receive_requested_reply="false" receive_type="method_return"/>
-  </policy>
-</busconfig>
-"""
-
 
 @dataclass(frozen=True)
 class Question:
