@@ -38,6 +38,8 @@ from migd.service.state import GpuState, StateStore
 log = logging.getLogger(__name__)
 
 _STOP_LIMIT_S = 75.0
+# How soon what could not be written is tried again.
+_AGAIN_S = 5.0
 
 
 class Audience(Protocol):
@@ -251,6 +253,16 @@ class Jobs:
         except StateUnwritable as error:
             # The journal holds it all and stays; the next job, or the next start, writes it first.
             log.error("the end of job %d is kept in the journal only: %s", begun.id, error)
+            asyncio.get_running_loop().call_later(_AGAIN_S, self._save_again)
+
+    def _save_again(self) -> None:
+        """Nobody may ask for a job for days, and what is settled should not wait for that."""
+        try:
+            self._save()
+        except StateUnwritable:
+            asyncio.get_running_loop().call_later(_AGAIN_S, self._save_again)
+        else:
+            log.info("the end of the last job is written now")
 
     def _chosen(self, begun: Begun, gpu: str) -> Choice | None:
         """Who wants what of a GPU after a job that ended well; migd itself is nobody."""

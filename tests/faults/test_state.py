@@ -112,6 +112,7 @@ def test_full_in_the_middle(stage: Stage, daemon: Daemon, disk: Disk) -> None:
     """Wherever it gets full, each GPU ends at the goal or as before, and the next job works."""
     goal, _ = undisturbed(SCENE)
     failed = 0
+    waited = False
     with daemon:
         # What is on disk of a page that is begun can be added to: so pages end elsewhere each time.
         for length in range(0, 4096, 512):
@@ -125,10 +126,14 @@ def test_full_in_the_middle(stage: Stage, daemon: Daemon, disk: Disk) -> None:
             failed += result != "done"
             # What could not be kept is, once there is room.
             disk.free()
+            if not waited and daemon.journal.exists():
+                waited = True
+                wait_for(lambda: not daemon.journal.exists(), what="nobody asked, so it stays")
             check_next_job(stage, daemon, goal, 0)
             assert not daemon.journal.exists()
             restart_at_the_beginning(stage, daemon)
     assert failed
+    assert waited
 
 
 def restart_at_the_beginning(stage: Stage, daemon: Daemon) -> None:
