@@ -74,8 +74,9 @@ class WorkerProcess:
                 pass_fds=[their_end.fileno(), inherit],
                 env={n: v for n in _ENVIRONMENT if (v := os.environ.get(n)) is not None},
                 cwd="/",
-                # What it starts ends with it.
-                process_group=0,
+                # What it starts ends with it. A group in our session would, once we have died,
+                # be told to hang up if it is stopped.
+                start_new_session=True,
             )  # fmt: skip
             ours.pop_all()
         reader, writer = await asyncio.open_connection(sock=our_end, limit=LINE_LIMIT)

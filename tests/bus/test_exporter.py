@@ -412,10 +412,11 @@ class TestCalls:
                 charged.append(quota.BURST_S - user.budget)
                 user.budget = -1
                 late = asyncio.create_task(echo())
+                while not user.queue:
+                    await caller.ping(BUS)
                 await caller.ping(BUS)
-                await asyncio.sleep(0)
-                assert not late.done()
                 assert user.queue
+                assert not late.done()
                 late.cancel()
                 await asyncio.gather(late, return_exceptions=True)
 

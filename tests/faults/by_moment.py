@@ -129,7 +129,7 @@ class Field(Arena):
 
 
 def _mounted(folder: Path) -> bool:
-    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK}", "none", str(folder)]
+    command = ["mount", "-t", "tmpfs", "-o", f"size={_DISK},mode=700", "none", str(folder)]
     return subprocess.run(command, check=False, capture_output=True).returncode == 0
 
 

@@ -44,11 +44,14 @@ class Hostile:
         self._socket: socket.socket | None = None
 
     def attack(self) -> None:
-        """Some messages, or bytes that are none; where the bus hangs up on us, we come again."""
+        """Some messages; or bytes that are none, and then we come again."""
         damaged = self._dice.randrange(3) == 0
         for _ in range(ROUND):
             self._send(damaged=damaged)
-        if not damaged:
+        if damaged:
+            # The bus may wait for the rest of what it takes for a long message.
+            self.close()
+        else:
             self._wait()
 
     def _wait(self) -> None:
