@@ -379,7 +379,7 @@ def test_each_job_has_its_record(host: Host) -> None:
     assert named["MIGD_IMPACT"] == "instances"
     assert host.node
     assert named["MIGD_GPUS"] == host.node.gpus()[1]["uuid"]
-    assert texted["MIGD_TEXT"] == f"{TEXT}# \\u202e\n"
+    assert texted["MIGD_TEXT"] == f"{TEXT}# \ufffd"
     assert texted["MIGD_UNIT"].startswith("run-")
 
     staged = [r for r in records if r.get("MESSAGE_ID") == Event.REQUEST][-1]
