@@ -1,5 +1,6 @@
 """Start, memory and idleness of the daemon and its worker."""
 
+import contextlib
 import os
 import socket
 import statistics
@@ -114,7 +115,8 @@ def wakeups(pid: int) -> int:
     """How often all its threads have gone to sleep by themselves."""
     count = 0
     for task in Path(f"/proc/{pid}/task").iterdir():
-        for line in (task / "status").read_text().splitlines():
-            if line.startswith("voluntary_ctxt_switches"):
-                count += int(line.split()[1])
+        with contextlib.suppress(OSError):  # a thread that has ended meanwhile
+            for line in (task / "status").read_text().splitlines():
+                if line.startswith("voluntary_ctxt_switches"):
+                    count += int(line.split()[1])
     return count
