@@ -1,5 +1,6 @@
 """logind: who is logged in, what keeps a shutdown away, and a reboot at a set time."""
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,6 +12,8 @@ _PATH = "/org/freedesktop/login1"
 _MANAGER = f"{_NAME}.Manager"
 _PROPERTIES = "org.freedesktop.DBus.Properties"
 _LIMIT_S = 20.0
+_REBOOT = "reboot"
+_NO_OBJECT = "org.freedesktop.DBus.Error.UnknownObject"
 # Sessions of people; not greeters, lock screens and the managers of users' units.
 _PEOPLE = "user"
 
@@ -52,26 +55,28 @@ class Logind:
         (rows,) = await self._call("ListSessions")
         found = []
         for ident, _, user, _, path in rows:
-            try:
-                (kind,) = await self._call(
-                    "Get", "ss", [f"{_NAME}.Session", "Class"], path=path, interface=_PROPERTIES
-                )
-            except NoSystemd:
-                continue  # it has ended meanwhile
-            if kind == _PEOPLE:
+            if await self._class(path) == _PEOPLE:
                 found.append(Session(ident, user))
         return tuple(found)
+
+    async def _class(self, path: str) -> str:
+        """Of a session; "" if it has ended meanwhile."""
+        try:
+            kind = await self._get(f"{_NAME}.Session", "Class", path)
+        except NoSystemd as error:
+            refused = error.__cause__
+            if isinstance(refused, Refused) and refused.name == _NO_OBJECT:
+                return ""
+            raise
+        return str(kind)
 
     async def session_of(self, pid: int) -> str:
         """The session that a process is in; "" for none."""
         try:
             (path,) = await self._call("GetSessionByPID", "u", [pid])
-            (ident,) = await self._call(
-                "Get", "ss", [f"{_NAME}.Session", "Id"], path=path, interface=_PROPERTIES
-            )
+            return str(await self._get(f"{_NAME}.Session", "Id", path))
         except NoSystemd:
             return ""
-        return str(ident)
 
     async def reboot_at(self, when: int, words: str) -> None:
         """Reboot the host, and tell everyone who is logged in; `shutdown -c` keeps it from that.
@@ -79,7 +84,31 @@ class Logind:
         when: microseconds since the epoch; words: for those who are told
         """
         await self._call("SetWallMessage", "sb", [words, True])
-        await self._call("ScheduleShutdown", "st", ["reboot", when])
+        try:
+            await self._call("ScheduleShutdown", "st", [_REBOOT, when])
+        except NoSystemd:
+            if not await self._comes(when):
+                raise
+
+    async def _comes(self, when: int) -> bool:
+        """Whether that reboot does, where nobody has said so.
+
+        logind takes one call after the other: what it has not done by this answer it never will.
+        Without one, the reboot that may come is taken back.
+        """
+        try:
+            scheduled = await self._get(_MANAGER, "ScheduledShutdown", _PATH)
+        except NoSystemd:
+            with suppress(NoSystemd):
+                await self._call("CancelScheduledShutdown")
+            return False
+        return bool(scheduled == [_REBOOT, when])
+
+    async def _get(self, interface: str, name: str, path: str) -> Any:
+        (value,) = await self._call(
+            "Get", "ss", [interface, name], path=path, interface=_PROPERTIES
+        )
+        return value
 
     async def _call(
         self,
