@@ -125,7 +125,9 @@ class Peers:
                 )
             except BusError as error:
                 log.debug("the bus does not say who %s is: %s", peer.sender, error)
-                self._forget(peer.sender)
+                text = f"the bus does not say who you are: {error}"
+                for call in self._forget(peer.sender):
+                    self._connection.refuse(call, "AccessDenied", text)
                 return
         peer.uid = int(uid)
         self._known(peer, self._released(peer))
@@ -137,10 +139,13 @@ class Peers:
             self._left(changed[0])
         return False
 
-    def _forget(self, sender: str) -> None:
-        if peer := self._peers.pop(sender, None):
-            peer.owes(0)
-            self._released(peer)
+    def _forget(self, sender: str) -> list[Incoming]:
+        """The calls that were held for it."""
+        peer = self._peers.pop(sender, None)
+        if peer is None:
+            return []
+        peer.owes(0)
+        return self._released(peer)
 
     def _released(self, peer: Peer) -> list[Incoming]:
         held, peer.held = peer.held, []
