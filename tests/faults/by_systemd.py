@@ -1,61 +1,28 @@
-"""The family of cases where systemd or logind fails, is late, or never answers: on a real host.
+"""The family of cases where systemd fails, is late, or never answers: on a real host.
 
-migd is installed there as by a package; only its waits for systemd are shorter. Between it and the
-bus stands a proxy. A job that stops clients is done, with one call meddled with; then GPUs are
-judged by the simulator, and clients by systemd.
+A job that stops clients is done, with one call meddled with; then GPUs are judged by the simulator,
+and clients by systemd.
 """
 
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
-from pathlib import Path
-from tempfile import TemporaryDirectory
+from contextlib import contextmanager
 from typing import Any
 
 from migd import names
 from migd.bus.connection import BusError, RemoteError
+from tests.faults import behind
+from tests.faults.behind import Case
 from tests.faults.oracle import Broken
 from tests.faults.proxy import KINDS, LATE, Place, Proxy
 from tests.faults.scenes import Truth, truths
-from tests.host import available, crash, image, layer
+from tests.host import crash
 from tests.host.crash import RUNNING, Round
 from tests.host.host import Host
-from tests.support.node import Node
 
 NAME = "systemd"
-SERVICES = frozenset({"org.freedesktop.systemd1", "org.freedesktop.login1"})
-RELEASE = "bookworm"
-_SOCKET = "/run/migd-test-bus"
-_LIB = "/usr/lib/migd/python/migd"
-# The same code, with less patience: file, what is there, and what is there instead.
-SHORTER = (
-    ("host/manager.py", "CALL_S = 30.0", "CALL_S = 3.0"),
-    ("service/clientrun.py", "_SILENT_S, _PAUSE_S = 60.0, 1.0", "_SILENT_S, _PAUSE_S = 8.0, 0.3"),
-    ("host/holding.py", "grace_s: float = 60.0", "grace_s: float = 6.0"),
-)
+SERVICES = frozenset({"org.freedesktop.systemd1"})
 _JOB_S = 55.0
-
-
-@dataclass(frozen=True)
-class Case:
-    place: Place
-    kind: str
-
-    def __str__(self) -> str:
-        service, member, nth = self.place
-        return f"systemd:{service.rpartition('.')[2]}.{member}#{nth}={self.kind}"
-
-    @classmethod
-    def parse(cls, text: str) -> "Case":
-        place, kind = text.partition(":")[2].split("=")
-        call, nth = place.split("#")
-        service, member = call.split(".")
-        return cls(Place(f"org.freedesktop.{service}", member, int(nth)), kind)
-
-    @property
-    def stratum(self) -> tuple[str, ...]:
-        return NAME, self.place.member, self.kind
 
 
 class Site:
@@ -82,14 +49,11 @@ class Site:
 
 
 def cases(pool: Executor, notes: list[str], only: str = "") -> list[Case]:
-    if reason := available.incapable() or available.missing():
-        notes.append(f"systemd: no cases, because here is no test host: {reason}")
-        return []
-    if only:
+    if only or behind.missing(NAME, notes):
         return []
     places = pool.submit(_places).result()
     notes.append(f"systemd: {len(places)} calls of a job with clients")
-    return [Case(place, kind) for place in places for kind in KINDS]
+    return [Case(NAME, place, kind) for place in places for kind in KINDS]
 
 
 def _places() -> list[Place]:
@@ -102,32 +66,16 @@ def parse(text: str) -> Case:
 
 
 def group(case: Case) -> str:
-    return RELEASE
+    return case.scene
 
 
 @contextmanager
 def opened(group: str) -> Iterator[Site]:
-    with TemporaryDirectory(prefix="migd-site-") as name, ExitStack() as stack:
-        folder = Path(name)
-        base = image.base(RELEASE)
-        layers = [layer.project(folder / "project", [base]), layer.driver(folder / "driver"), base]
-        node = Node.new(folder / "node", ("h100-80gb-sxm5", 2))
-        host = Host(layers, node, folder / "host")
-        crash.prepared(crash.UNITS, crash.LISTED)(host)
-        for file, old, new in SHORTER:
-            text = (layers[0] / _LIB.lstrip("/") / file).read_text()
-            assert text.count(old) == 1, (file, old)
-            host.write(f"{_LIB}/{file}", text.replace(old, new))
-        stack.enter_context(host)
-        root = Path(f"/proc/{host.machine.leader}/root")
-        upstream = root / "run/dbus/system_bus_socket"
-        proxy = Proxy(root / _SOCKET.lstrip("/"), upstream, SERVICES)
-        proxy.start()
-        stack.callback(proxy.stop)
-        drop_in = f"[Service]\nEnvironment=DBUS_SYSTEM_BUS_ADDRESS=unix:path={_SOCKET}\n"
-        host.write(f"{crash.ETC}/migd.service.d/proxy.conf", drop_in)
-        host.systemctl("daemon-reload")
-        host.systemctl("restart", "migd.service")
+    prepare = crash.prepared(crash.UNITS, crash.LISTED)
+    with (
+        behind.booted([("h100-80gb-sxm5", 2)], prepare) as host,
+        behind.proxied(host, SERVICES) as proxy,
+    ):
         host.systemctl("enable", "--quiet", *(f"{u}.service" for u in crash.UNITS if u != "c-off"))
         host.systemctl("start", *RUNNING)
         yield Site(host, proxy)

@@ -10,6 +10,7 @@ import struct
 import threading
 from collections import Counter
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,8 +18,9 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.constants import MessageType
 from dbus_next.message import Message
 
-FAIL, LATE, LOST, UNANSWERED = "fail", "late", "lost", "unanswered"
+FAIL, LATE, LOST, UNANSWERED, SILENT = "fail", "late", "lost", "unanswered", "silent"
 KINDS = (FAIL, LATE, LOST, UNANSWERED)
+BUS = "org.freedesktop.DBus"
 _LATE_S = 1.5
 
 
@@ -34,14 +36,21 @@ class Proxy:
     """Listens at `path` from start() to stop(); `upstream` is the socket of the bus.
 
     What becomes of a call: fail, the method is one that there is not, so the service refuses it;
-    late, it comes there after a while; lost, it never does; unanswered, its answer is lost.
+    late, it comes there after a while; lost, it never does; unanswered, its answer is lost; silent,
+    so are those of all later calls of that service.
+    services: well-known names, also where they are called by the unique one, as the bus has told it
     """
 
     def __init__(self, path: Path, upstream: Path, services: frozenset[str]) -> None:
         self._path, self._upstream, self._services = path, upstream, services
         self._counts: Counter[tuple[str, str]] = Counter()
         self._fault: tuple[Place, str] | None = None
-        self._unanswered: set[int] = set()
+        # A call is known by its connection and serial.
+        self._unanswered: set[tuple[object, int]] = set()
+        self._silent = ""
+        # Whose owner was asked for, and what was answered.
+        self._asked: dict[tuple[object, int], str] = {}
+        self._owners: dict[str, str] = {}
         self._tasks: set[asyncio.Task[None]] = set()
         self.calls: list[Place] = []
         self.met = False
@@ -51,6 +60,7 @@ class Proxy:
         self._fault = (place, kind) if place else None
         self._counts.clear()
         self._unanswered.clear()
+        self._silent = ""
         self.calls, self.met = [], False
 
     def start(self) -> None:
@@ -85,8 +95,8 @@ class Proxy:
                 writer.write(await up_reader.readuntil(b"\n"))
             up_writer.write(line)
             both = [
-                asyncio.create_task(self._pass(reader, up_writer, self._out)),
-                asyncio.create_task(self._pass(up_reader, writer, self._back)),
+                asyncio.create_task(self._pass(reader, up_writer, partial(self._out, task))),
+                asyncio.create_task(self._pass(up_reader, writer, partial(self._back, task))),
             ]
             try:
                 await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
@@ -103,25 +113,29 @@ class Proxy:
         self,
         reader: asyncio.StreamReader,
         writer: asyncio.StreamWriter,
-        judge: Callable[[bytes, asyncio.StreamWriter], bytes],
+        judge: Callable[[asyncio.StreamWriter, bytes], bytes],
     ) -> None:
         while True:
             head = await reader.readexactly(16)
             order = "<" if head[:1] == b"l" else ">"
             body, _, fields = struct.unpack(f"{order}III", head[4:])
             data = head + await reader.readexactly(fields + -fields % 8 + body)
-            writer.write(judge(data, writer))
+            writer.write(judge(writer, data))
 
-    def _out(self, data: bytes, writer: asyncio.StreamWriter) -> bytes:
+    def _out(self, link: object, writer: asyncio.StreamWriter, data: bytes) -> bytes:
         message = _read(data)
         if message.message_type is not MessageType.METHOD_CALL:
             return data
-        service = next((s for s in self._services if message.destination == s), None)
-        if service is None:
+        if message.destination == BUS and message.member == "GetNameOwner":
+            self._asked[link, message.serial] = message.body[0]
+        service = self._owners.get(message.destination, message.destination)
+        if service not in self._services:
             return data
         self._counts[service, message.member] += 1
         place = Place(service, message.member, self._counts[service, message.member])
         self.calls.append(place)
+        if service == self._silent:
+            self._unanswered.add((link, message.serial))
         if self._fault is None or self._fault[0] != place:
             return data
         self.met = True
@@ -134,13 +148,21 @@ class Proxy:
                 return b""
             case "lost":
                 return b""
-            case _:
-                self._unanswered.add(message.serial)
+            case kind:
+                self._silent = service if kind == SILENT else ""
+                self._unanswered.add((link, message.serial))
                 return data
 
-    def _back(self, data: bytes, writer: asyncio.StreamWriter) -> bytes:
-        if self._unanswered and (serial := _read(data).reply_serial) in self._unanswered:
-            self._unanswered.discard(serial)
+    def _back(self, link: object, _: asyncio.StreamWriter, data: bytes) -> bytes:
+        if not self._unanswered and not self._asked:
+            return data
+        message = _read(data)
+        call = link, message.reply_serial
+        name = self._asked.pop(call, "")
+        if name and message.message_type is MessageType.METHOD_RETURN:
+            self._owners[message.body[0]] = name
+        if call in self._unanswered:
+            self._unanswered.discard(call)
             return b""
         return data
 

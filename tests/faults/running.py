@@ -8,9 +8,12 @@ from concurrent.futures import Executor, ProcessPoolExecutor, as_completed
 from contextlib import ExitStack, contextmanager
 from typing import Any, NamedTuple
 
-from tests.faults import by_moment, by_nvml, by_systemd
+from tests.faults import by_logind, by_moment, by_nvml, by_polkit, by_systemd, by_watchdog
 
-FAMILIES: dict[str, Any] = {family.NAME: family for family in (by_nvml, by_moment, by_systemd)}
+FAMILIES: dict[str, Any] = {
+    family.NAME: family
+    for family in (by_nvml, by_moment, by_systemd, by_logind, by_polkit, by_watchdog)
+}
 # Cases that one process does in a row; what they share is made anew after so many.
 _CHUNK = 30
 

@@ -163,7 +163,10 @@ class Syncs:
             self.count += 1
             if self.count == number:
                 return True
-            os.kill(self.pid, SIGCONT)
+            self.go_on()
+
+    def go_on(self) -> None:
+        os.kill(self.pid, SIGCONT)
 
     def _stops(self) -> int:
         return self._output.read_text().count("--- SIGSTOP {")
