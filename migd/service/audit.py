@@ -109,7 +109,7 @@ def _who(asked: Asked) -> dict[str, object]:
         "unit": shown(caller.unit),
         "session": shown(caller.session),
         "sender": caller.name,
-        "options": printable(" ".join(asked.options)),
+        "options": " ".join(asked.options),
         "impact": asked.impact,
         "actions": " ".join(f"{g.action}={g.how}" for g in asked.grants),
     }

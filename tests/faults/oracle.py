@@ -13,7 +13,7 @@ from typing import Any
 from migd import names
 from tests.faults.asking import Want, reached
 from tests.faults.ear import Heard
-from tests.faults.scenes import Truth, truths
+from tests.faults.scenes import Truth, settled_truth, truths
 from tests.support.daemon import Daemon, processes_about
 from tests.support.node import MUTATING, Call, Holder, Node
 
@@ -263,18 +263,7 @@ def _kept(
 
 def _settled(state: Mapping[str, Any]) -> Truth | None:
     layout = state.get("settled")
-    if not layout:
-        return None
-    rows = [
-        (
-            i["profile_id"],
-            i["placement"]["start"],
-            i["placement"]["size"],
-            tuple(sorted(i["compute"])),
-        )
-        for i in layout["instances"]
-    ]
-    return Truth(layout["mode"], layout["mode"], tuple(sorted(rows, key=lambda r: r[1])))
+    return settled_truth(layout) if layout else None
 
 
 def _signals(promise: Promise, answer: Answer, heard: Sequence[Heard]) -> Iterable[str]:

@@ -63,6 +63,20 @@ def truth(node: Node, gpu: int) -> Truth:
     return Truth(mode["current"], mode["pending"], tuple(sorted(instances, key=lambda i: i[1])))
 
 
+def settled_truth(layout: Mapping[str, Any]) -> Truth:
+    """A settled layout, as the state file has it, told as truth() tells what is there."""
+    rows = [
+        (
+            row["profile_id"],
+            row["placement"]["start"],
+            row["placement"]["size"],
+            tuple(sorted(row["compute"])),
+        )
+        for row in layout["instances"]
+    ]
+    return Truth(layout["mode"], layout["mode"], tuple(sorted(rows, key=lambda row: row[1])))
+
+
 def truths(node: Node) -> list[Truth]:
     return [truth(node, index) for index in range(len(node.gpus()))]
 

@@ -14,7 +14,7 @@ from typing import Any
 from migd import names
 from migd.bus.connection import BusError
 from tests.faults.asking import Asked, Want, reached
-from tests.faults.scenes import Truth, truths
+from tests.faults.scenes import Truth, settled_truth, truths
 from tests.soak.stage import ALWAYS, FLAKY_UNIT, SERVICES, Stage
 from tests.soak.weather import Hold
 from tests.support.node import MUTATING, wait_for
@@ -257,7 +257,9 @@ class Oracle:
         for uuid, ending in last.items():
             now = found[self._uuids.index(uuid)]
             if ending in ("done", "unchanged"):
-                assert _truth(kept[uuid]["settled"]) == now, f"{uuid}: {kept[uuid]}, and {now}"
+                assert settled_truth(kept[uuid]["settled"]) == now, (
+                    f"{uuid}: {kept[uuid]}, and {now}"
+                )
 
     def _signals(self, given: Circumstances, ended: Sequence[Ended]) -> None:
         """One JobRemoved for each JobNew, which says what WaitJob says."""
@@ -356,20 +358,6 @@ def _check_words(end: Ended, given: Circumstances) -> None:
     assert end.result in right, end
     if given.calm and not given.canceled and not given.holds:
         assert end.result == "done", f"for no reason: {end}"
-
-
-def _truth(layout: Mapping[str, Any]) -> Truth:
-    """A layout of the state as the simulator tells it."""
-    rows = [
-        (
-            row["profile_id"],
-            row["placement"]["start"],
-            row["placement"]["size"],
-            tuple(sorted(row["compute"])),
-        )
-        for row in layout["instances"]
-    ]
-    return Truth(layout["mode"], layout["mode"], tuple(sorted(rows, key=lambda row: row[1])))
 
 
 def _identity(instance: Mapping[str, Any] | None) -> Any:
