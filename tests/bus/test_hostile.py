@@ -297,12 +297,8 @@ def test_who_does_not_read_stops_nobody(four: World, user: int) -> None:
 
 
 def test_no_descriptor_is_taken(four: World, user: int) -> None:
-    def held() -> list[Path]:
-        return sorted(Path(f"/proc/{four.daemon.pid}/fd").iterdir())
-
-    wait_for(lambda: not four.daemon.worker_pids(), what="the worker stays")
     with callers(four, user) as (raw,), Path(os.devnull).open() as null:
-        before = held()
+        before = four.daemon.descriptors()
         for member, signature, body, interface in (
             VERSION,
             ("Plan", "h", [0], names.MANAGER),
@@ -316,7 +312,7 @@ def test_no_descriptor_is_taken(four: World, user: int) -> None:
                 socket.send_fds(raw.socket, [encoded(message)], message.unix_fds)
                 refused = raw.answer(3)
                 assert (refused.kind, refused.sender) == (ERROR, BUS)
-        assert held() == before
+        assert four.daemon.descriptors() == before
 
 
 def test_what_does_not_exist_leaves_no_trace(four: World, user: int) -> None:

@@ -184,13 +184,6 @@ def test_calls_that_want_no_reply(four: World) -> None:
 
 
 def test_no_descriptor_is_left_over(four: World) -> None:
-    folder = Path(f"/proc/{four.daemon.pid}/fd")
-    daemon = four.daemon
-
-    def settled() -> int:
-        wait_for(lambda: not daemon.worker_pids(), what="the worker stays")
-        return len(list(folder.iterdir()))
-
     async def requests(count: int) -> None:
         async with listening(four) as caller:
             for number in range(count):
@@ -214,9 +207,9 @@ def test_no_descriptor_is_left_over(four: World) -> None:
                         await caller.objects()
 
     run(requests(16), timeout_s=60)
-    before = settled()
+    before = four.daemon.descriptors()
     run(requests(200), timeout_s=120)
-    assert settled() <= before
+    assert len(four.daemon.descriptors()) <= len(before)
 
 
 # -- the end of the bus ------------------------------------------------------------------------

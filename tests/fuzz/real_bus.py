@@ -24,7 +24,6 @@ from tests.bus.manager import H100, World, world
 from tests.fuzz.bus_bytes import call, unmarshalled
 from tests.fuzz.choices import Choices
 from tests.fuzz.mutate import Mutator
-from tests.support.node import wait_for
 
 NAME = "bus"
 NOBODY = 65534
@@ -150,17 +149,13 @@ def attacked(folder: Path) -> Iterator[World]:
         Path(made.bus.socket).parent.chmod(0o711)
         made.daemon.call("Plan", "sa{sv}", "all-1g.10gb", {})
         calls, shown = made.node.mutating_calls(), made.node.gpus()
-        descriptors = _descriptors(made)
+        descriptors = made.daemon.descriptors()
         yield made
         assert made.daemon.running
         assert made.node.mutating_calls() == calls
         assert [g["instances"] for g in made.node.gpus()] == [g["instances"] for g in shown]
-        wait_for(lambda: _descriptors(made) <= descriptors, what="descriptors to be closed")
+        assert len(made.daemon.descriptors()) <= len(descriptors)
         assert "Traceback" not in made.daemon.log
-
-
-def _descriptors(made: World) -> int:
-    return len(list(Path(f"/proc/{made.daemon.pid}/fd").iterdir()))
 
 
 def run(folder: Path, seed: int, *, messages: int = 0, seconds: float = 0) -> int:

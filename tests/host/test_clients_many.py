@@ -5,14 +5,11 @@ from pathlib import Path
 from tests.host.conftest import Boot
 from tests.host.crash import active, boot_clients, check_clean, migd_pid, outer_pid
 from tests.host.host import Host
+from tests.support.node import at_rest
 
 # Both ways, so twice as many applies; the first ones load what is loaded once.
 TIMES, WARM = 20, 4
 GROWTH_KB = 1500
-
-
-def descriptors(pid: int) -> int:
-    return len(list(Path(f"/proc/{pid}/fd").iterdir()))
 
 
 def resident_kb(pid: int) -> int:
@@ -41,10 +38,10 @@ def test_forty_applies(boot: Boot, tmp_path: Path) -> None:
         if number == WARM:
             # The worker is gone, and its pipes with it.
             host.wait_for(lambda: not host.run("pgrep", "-f", "nvml.worker", check=False).stdout)
-            there, opened, memory = units(host), descriptors(outer), resident_kb(outer)
+            there, opened, memory = units(host), len(at_rest(outer)), resident_kb(outer)
     check_clean(host)
     host.wait_for(lambda: not host.run("pgrep", "-f", "nvml.worker", check=False).stdout)
     assert migd_pid(host) == pid
     assert units(host) == there
-    assert descriptors(outer) == opened
+    assert len(at_rest(outer)) == opened
     assert resident_kb(outer) < memory + GROWTH_KB

@@ -16,7 +16,7 @@ from dbus_next.signature import Variant
 from migd import names
 from migd.bus.connection import BUS, BUS_PATH, RemoteError, connect
 from tests.support.bus import plain
-from tests.support.node import Node, wait_for
+from tests.support.node import Node, at_rest, wait_for
 
 START_S = 30.0
 CALL_S = 60.0
@@ -177,6 +177,11 @@ class Daemon:
             except OSError:
                 continue  # the thread has ended
         return sorted(pid for pid in found if _alive(pid))
+
+    def descriptors(self) -> list[str]:
+        """What it has open when it has no worker and nothing in hand."""
+        wait_for(lambda: not self.worker_pids(), what="the worker stays")
+        return at_rest(self.pid)
 
     # -- calls ---------------------------------------------------------------------------
 

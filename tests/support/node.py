@@ -44,6 +44,24 @@ def wait_for(condition: Callable[[], object], *, timeout: float = 20.0, what: st
         time.sleep(0.002)
 
 
+def at_rest(pid: int) -> list[str]:
+    """The names of what a process has open, when they were the same for half a second.
+
+    What belongs to a worker is closed a little after its end, and a thread may be reading.
+    """
+    seen: list[str] = []
+
+    def same() -> bool:
+        nonlocal seen
+        before, seen = seen, sorted(entry.name for entry in Path(f"/proc/{pid}/fd").iterdir())
+        if seen != before:
+            time.sleep(0.5)
+        return seen == before
+
+    wait_for(same, what="what the process has open does not come to rest")
+    return seen
+
+
 def done(change: Callable[[], None]) -> bool:
     """Whether the driver allows a reset or an unload now, and then it is done."""
     try:
