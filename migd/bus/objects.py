@@ -24,8 +24,9 @@ from migd.core.steps import (
 )
 from migd.errors import Conflict, Hung, ImpactExceeded, Nvml
 from migd.service.job import Job
+from migd.service.planning import Planned
 from migd.service.request import Blocker
-from migd.service.service import Planned, Service
+from migd.service.service import Service
 from migd.service.view import View
 
 _MIB = 1 << 20

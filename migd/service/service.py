@@ -2,9 +2,8 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import partial
+from collections.abc import Iterable, Sequence
+from dataclasses import replace
 
 from migd.config.configs import Configs
 from migd.config.devices import find_gpu
@@ -14,9 +13,9 @@ from migd.core.asked import ITSELF, Asked
 from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
-from migd.core.model import Gpu, Layout, Target
+from migd.core.model import Gpu, Layout
 from migd.core.permissions import APPLYING, STAGING
-from migd.core.plan import Plan, plan
+from migd.core.plan import Plan
 from migd.core.putback import Return, planned
 from migd.core.reboot import NOBODY, Asker
 from migd.core.steps import sentence
@@ -24,11 +23,10 @@ from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
-from migd.host.threads import in_thread
 from migd.nvml.client import NvmlClient
 from migd.service import audit
 from migd.service.after import After
-from migd.service.clients import Clients, rules
+from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
 from migd.service.demand import Demand
@@ -36,14 +34,11 @@ from migd.service.drift import Drift
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
 from migd.service.permit import BY_MIGD, Permit, permitted
+from migd.service.planning import Planned, Planning
 from migd.service.reboot import Reboot
 from migd.service.request import (
-    Blocker,
     Request,
-    blockers,
-    digest,
     refuse_if_blocked,
-    refuse_if_changed,
     refuse_reboot_if_never,
 )
 from migd.service.runner import Runner
@@ -51,8 +46,6 @@ from migd.service.state import StateStore
 from migd.service.view import Match, View, match, seen
 
 log = logging.getLogger(__name__)
-
-_TEXT_LIMIT_S = 60.0
 
 # What migd.yaml calls the limits of NVML.
 LIMITS = {
@@ -62,20 +55,6 @@ LIMITS = {
     "nvml-in-use": "retry_s",
     "nvml-idle": "idle_s",
 }
-
-
-@dataclass(frozen=True)
-class Planned:
-    """A plan, who asked for what, and what stands in its way."""
-
-    choice: Choice
-    plan: Plan
-    clearing: Clearing
-    blockers: list[Blocker]
-
-    @property
-    def digest(self) -> str:
-        return digest(self.plan, self.clearing)
 
 
 class Service:
@@ -104,6 +83,7 @@ class Service:
         runner = Runner(self, nvml, clients, after, journal, self._reboot, smi)
         self.jobs = Jobs(self, runner, store, journal, audience)
         self.conflicts = Conflicts(clients.units, audience.changed)
+        self._planning = Planning(self, clients, configuration, self.conflicts)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -148,49 +128,15 @@ class Service:
 
     async def plan(self, request: Request, uid: int = ITSELF) -> Planned:
         """What Apply would do now, from a fresh look. Raises what says why it cannot be."""
-        view = await self.look()
         choice = Choice(request.config, request.text, request.mode_only, uid, now())
-        targets = await self._targets(choice, view.gpus, request.gpus)
-        view.refuse_troubled(targets)
-        if view.unseen and not request.gpus:
-            # It may be one that is meant: saying that all is done without it would be a lie.
-            raise view.unseen[0]
-        made = plan(view.gpus, targets, self.settled_layouts)
-        by = self._rules(request)
-        clearing = await self._clients.decide(made, view.gpus, by)
-        if any(b.client and not b.client.holder.started for b in clearing.blocked):
-            # It has ended since NVML listed it, or is out of sight: NVML's next list tells which.
-            clearing = await self.clearing(made, by)
-        conflicts = await self.conflicts.against(made)
-        planned = Planned(choice, made, clearing, blockers(made, clearing, request, conflicts))
-        refuse_if_changed(planned.digest, request)
-        return planned
-
-    async def _targets(
-        self, choice: Choice, gpus: Sequence[Gpu], only: Sequence[str]
-    ) -> Mapping[str, Target]:
-        """What is asked for; a text of 1 MiB takes seconds to be read, which delays nobody else."""
-        find = partial(self._configuration.targets, choice, gpus, only)
-        if not choice.text:
-            return find()
-        try:
-            return await in_thread(find, _TEXT_LIMIT_S)
-        except TimeoutError:
-            raise ConfigRefused(
-                f"the text could not be read within {_TEXT_LIMIT_S:g} s; make it shorter, or write "
-                "it to config.yaml"
-            ) from None
+        return await self._planning.plan(request, choice)
 
     async def clients(self) -> list[Standing]:
         """Everyone who has a GPU now, and what would become of each."""
         view = await self.look()
-        by = self._rules(None)
+        by = self._planning.rules()
         found = await self._clients.look(view.gpus)
         return standing(found, await self._clients.loaded(found, by), by, view.gpus)
-
-    def _rules(self, request: Request | None) -> Rules:
-        terminate = request is not None and request.terminate
-        return rules(self._configuration.clients, self.settings.limits, terminate=terminate)
 
     async def differences(self, request: Request) -> list[str]:
         """One sentence for each GPU that is not what is asked for; none if all are."""
@@ -278,7 +224,7 @@ class Service:
                 planned.plan,
                 planned.choice,
                 planned.clearing,
-                self._rules(request),
+                self._planning.rules(terminate=request.terminate),
                 asker=asker,
                 asked=permit.asked(demand, request.options),
                 reset_peers=request.reset_peers,
@@ -308,11 +254,17 @@ class Service:
             back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
             await self.conflicts.refuse(Plan(back.plans))
             trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
-            made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
+            made, clearing, in_use = await self._planning.unblocked(Plan(back.plans), view.gpus)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))
             choice = Choice(label, "", mode_only=False, uid=ITSELF, at=now())
             number = await self.jobs.start(
-                made, choice, clearing, self._rules(None), "put-back", Asker(reboots=True), asked
+                made,
+                choice,
+                clearing,
+                self._planning.rules(),
+                "put-back",
+                Asker(reboots=True),
+                asked,
             )
             return number, replace(
                 back,
@@ -328,22 +280,6 @@ class Service:
             for uuid in sorted(gone)
             if not view.unseen  # it may be one of those of which nothing is known
         ]
-
-    async def _unblocked(
-        self, made: Plan, gpus: Sequence[Gpu]
-    ) -> tuple[Plan, Clearing, tuple[str, ...]]:
-        """What of a plan nobody is in the way of, and who is in the way of the rest."""
-        in_use: list[str] = []
-        while True:
-            clearing = await self._clients.decide(made, gpus, self._rules(None))
-            if not clearing.blocked:
-                return made, clearing, tuple(in_use)
-            in_use += [b.message for b in clearing.blocked]
-            blocked = {b.use.gpu for b in clearing.blocked if b.use}
-            blocked |= {gpu for b in clearing.blocked for gpu in b.gpus}
-            left = [g for g in made.gpus if g.gpu.uuid not in blocked]
-            # Where it is nobody's use of a GPU, it is about units, and so about all of them.
-            made = Plan(tuple(left) if blocked and len(left) < len(made.gpus) else ())
 
     async def stage(self, request: Request, permit: Permit) -> None:
         """Keep what is asked for as wanted, and touch nothing now.
@@ -413,13 +349,7 @@ class Service:
         return (await self.look()).gpus
 
     async def clearing(self, plan: Plan, by: Rules) -> Clearing:
-        """What is to be done to clients for a plan by who has its GPUs now."""
-        gpus = await self.observe()
-        now_on = {g.uuid: g.processes for g in gpus}
-        fresh = tuple(
-            replace(g, gpu=replace(g.gpu, processes=now_on.get(g.gpu.uuid, ()))) for g in plan.gpus
-        )
-        return await self._clients.decide(Plan(fresh), gpus, by)
+        return await self._planning.clearing(plan, by)
 
     async def holders(self, gpu: str) -> list[Holder]:
         """Who has a GPU now, by whatever evidence. Raises what look() raises."""

@@ -11,7 +11,7 @@ from migd.core.job import Choice
 from migd.core.plan import Plan
 from migd.errors import Busy, ConfigRefused, NoDriver
 from migd.service.follow import Follower
-from migd.service.service import Planned
+from migd.service.planning import Planned
 from migd.service.view import View
 from tests.support.bus import run
 
