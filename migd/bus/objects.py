@@ -258,8 +258,9 @@ def _step(step: Step, gpu: Gpu) -> dict[str, Variant]:
         "message": Variant("s", sentence(step, gpu)),
     }
     match step:
-        case SetMode(mode, reset):
+        case SetMode(mode, reset, pending):
             told |= {"mode": Variant("s", mode.value), "reset": Variant("b", reset)}
+            told |= {"pending": Variant("b", pending)} if pending else {}
         case DestroyInstance(gi, profile_id, placement):
             told["gi"] = Variant("u", gi)
             told |= _where(gpu, profile_id, placement.start, placement.size)

@@ -19,6 +19,7 @@ _SIGNATURES = {
     "terminate": "b",
     "allow-reboot": "b",
     "reset-peers": "b",
+    "no-reset": "b",
 }
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")
@@ -34,6 +35,10 @@ def request(
         given["gpus"] = tuple(given["gpus"])
     if "max_impact" in given:
         given["max_impact"] = _impact(given["max_impact"])
+    if given.get("no_reset"):
+        for other in ("allow-reboot", "reset-peers"):
+            if given.get(other.replace("-", "_")):
+                raise InvalidRequest(f"{other} is of no use with no-reset; leave one of them out")
     return Request(config, **given)
 
 

@@ -169,6 +169,11 @@ def _requesting(to: ArgumentParser) -> None:
         help="also reset GPUs that the driver resets only together with one that must be",
     )
     to.add_argument(
+        "--no-reset",
+        action="store_true",
+        help="leave a MIG mode that takes a reset pending, for a reset or a reboot later",
+    )
+    to.add_argument(
         "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
     )
 

@@ -23,7 +23,7 @@ def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
         chosen["gpus"] = arguments.gpu
     if arguments.mode_only:
         chosen["mode-only"] = True
-    for option in ("terminate", "allow-reboot", "reset-peers"):
+    for option in ("terminate", "allow-reboot", "reset-peers", "no-reset"):
         if getattr(arguments, option.replace("-", "_"), False):
             chosen[option] = True
     for option in ("max-impact", "expect"):

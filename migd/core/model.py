@@ -177,10 +177,14 @@ class Wanted:
 
 @dataclass(frozen=True)
 class Target:
-    """What one GPU should have; `instances` None leaves them as they are."""
+    """What one GPU should have; `instances` None leaves them as they are.
+
+    no_reset: a mode that takes a reset is to be pending only, without the instances that need it
+    """
 
     mode: Mode
     instances: tuple[Wanted, ...] | None
+    no_reset: bool = False
 
 
 @dataclass(frozen=True)

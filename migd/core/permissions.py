@@ -117,7 +117,7 @@ TABLE: dict[Method, tuple[Need, ...]] = {
     CANCELING: (Need(When.ANOTHERS, None),),
 }  # fmt: skip
 # Options that by themselves allow nothing.
-PLAIN_OPTIONS = ("gpus", "mode-only", "max-impact", "expect")
+PLAIN_OPTIONS = ("gpus", "mode-only", "max-impact", "expect", "no-reset")
 
 # Rules see these, each as text; "" and those that are not there mean none.
 DETAILS = {

@@ -52,7 +52,7 @@ class GpuPlan:
     def impact(self) -> Impact:
         reach = Impact.INSTANCES if self.steps else Impact.NONE
         for step in self.steps:
-            if isinstance(step, SetMode) and step.mode != self.gpu.mode:
+            if isinstance(step, SetMode) and step.mode != self.gpu.mode and not step.pending:
                 reach = Impact.RESET if step.reset else Impact.GPU
         return reach
 
@@ -98,6 +98,8 @@ def plan_gpu(gpu: Gpu, target: Target, settled: Layout | None = None) -> GpuPlan
     """The steps that take one GPU to `target`; see `plan`."""
     if target.mode is Mode.ENABLED and gpu.mode is Mode.UNSUPPORTED:
         raise NotSupported(f"{gpu} has no MIG; leave it out of the configuration")
+    if target.no_reset and waits(gpu, target.mode):
+        return _until_a_reset(gpu, target, settled)
     mode = _mode_steps(gpu, target.mode)
     wanted = target.instances
     if target.mode is not Mode.ENABLED:
@@ -123,6 +125,28 @@ def _mode_steps(gpu: Gpu, mode: Mode) -> tuple[Step, ...]:
     if gpu.mode is Mode.UNSUPPORTED or gpu.mode == gpu.pending == mode:
         return ()
     return (SetMode(mode, reset=gpu.mode != mode and not gpu.resetless),)
+
+
+def waits(gpu: Gpu, mode: Mode) -> bool:
+    """Whether a mode can only be left pending without a reset."""
+    return gpu.mode not in (mode, Mode.UNSUPPORTED) and not gpu.resetless
+
+
+def _until_a_reset(gpu: Gpu, target: Target, settled: Layout | None) -> GpuPlan:
+    """The mode is left pending; what cannot be had once it is in force is refused already now."""
+    wanted = (
+        None
+        if target.instances is None
+        else ()
+        if target.mode is Mode.DISABLED
+        else target.instances
+    )
+    pairs = _arrangement(gpu, wanted or (), settled)
+    # The mode is not switched off with instances there, not even later (mig-ug).
+    destroy = [DestroyInstance(i.id, i.profile_id, i.placement) for i in gpu.instances]
+    mode = [] if gpu.pending == target.mode else [SetMode(target.mode, reset=False, pending=True)]
+    goal = None if wanted is None else tuple(want for _, want in pairs)
+    return _finish(gpu, Target(target.mode, goal, no_reset=True), (*destroy, *mode), ())
 
 
 def _arrangement(
@@ -171,7 +195,7 @@ def _finish(gpu: Gpu, goal: Target, steps: tuple[Step, ...], kept: tuple[int, ..
     # The mode, and a GPU instance that is created beside no other, need the whole GPU idle (mig-ug;
     # the driver's check in kmigmgrCreateGPUInstanceCheck_GA100).
     first = not kept and any(isinstance(s, CreateInstance) for s in steps)
-    switches = any(isinstance(s, SetMode) and s.mode != gpu.mode for s in steps)
+    switches = any(isinstance(s, SetMode) and s.mode != gpu.mode and not s.pending for s in steps)
     return GpuPlan(gpu, goal, steps, kept, tuple(gone), first or switches, switches)
 
 

@@ -9,10 +9,15 @@ from migd.core.values import plain, typed
 
 @dataclass(frozen=True)
 class SetMode:
-    """Switch MIG mode; `reset` when the GPU must be reset for it to take effect."""
+    """Switch MIG mode.
+
+    reset: the GPU must be reset for it to take effect
+    pending: it is to take effect later, with a reset or reboot that somebody else asks for
+    """
 
     mode: Mode
     reset: bool
+    pending: bool = False
 
 
 @dataclass(frozen=True)
@@ -82,6 +87,8 @@ def from_plain(value: Any, where: str = "step") -> Step:
 def sentence(step: Step, gpu: Gpu) -> str:
     """What the step does to `gpu`, for people."""
     match step:
+        case SetMode(mode, pending=True):
+            return f"leave MIG mode {mode} pending, for a reset or a reboot"
         case SetMode(mode, reset):
             how = "; this resets the GPU" if reset else ""
             return f"switch MIG mode to {mode}{how}"

@@ -81,6 +81,8 @@ class GpuRun:
                 self._job.entered(uuid, Phase.MODE if isinstance(step, SetMode) else Phase.CHANGE)
                 await self._do(plan.gpu, step)
                 self._job.stepped(uuid)
+            if plan.goal.no_reset:
+                await self._if_in_force(plan)
             self._stop_if_canceled()
             self._job.entered(uuid, Phase.VERIFY)
             now = await self._verified(plan.gpu, plan.goal)
@@ -94,7 +96,14 @@ class GpuRun:
             return await self.back(plan.gpu, error), None
         finally:
             self._resets.asked(uuid)
-        return Outcome(uuid, plan.gpu.index, Ending.DONE), settled
+        return Outcome(uuid, plan.gpu.index, Ending.DONE, message=_still_pending(now)), settled
+
+    async def _if_in_force(self, plan: GpuPlan) -> None:
+        """What is possible at once where the driver has reset an idle GPU by itself."""
+        now = await self._nvml.snapshot(plan.gpu)
+        for step in plan_gpu(now, plan.goal).steps:
+            self._stop_if_canceled()
+            await self._do(now, step)
 
     async def back(self, gpu: Gpu, reason: MigdError) -> Outcome:
         """Put the GPU back to the layout it had. Never raises: the outcome says what is left."""
@@ -177,7 +186,7 @@ class GpuRun:
 
         NVML's SUCCESS alone does not mean that it did (nvml.h, NVIDIA/gpu-operator issue 118).
         """
-        if performed.mode == performed.pending == step.mode:
+        if performed.pending == step.mode and (step.pending or performed.mode == step.mode):
             return
         # What is pending and cannot be withdrawn: once it is in force, it can be switched back.
         stuck = going_back and self._may_reset and performed.pending != performed.mode
@@ -241,6 +250,15 @@ class GpuRun:
             code_name=nvml.name if nvml else "",
             left=left,
         )
+
+
+def _still_pending(gpu: Gpu) -> str:
+    if gpu.mode == gpu.pending:
+        return ""
+    return (
+        f"MIG mode {gpu.pending} is pending: a reset of the GPU or a reboot puts it in force; the "
+        "boot then makes the rest, and after a reset that is to apply again"
+    )
 
 
 def _refusal(gpu: Gpu, wanted: Mode, performed: Performed, also: str = "") -> MigdError:

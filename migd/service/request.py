@@ -24,6 +24,7 @@ class Request:
     terminate: who is in the way and listed nowhere may be stopped or ended, too
     allow_reboot: the host may be rebooted, if migd.yaml allows it as well
     reset_peers: GPUs that the driver resets only together with one of the plan may be reset, too
+    no_reset: a MIG mode that takes a reset is left pending
     """
 
     config: str
@@ -35,6 +36,7 @@ class Request:
     terminate: bool = False
     allow_reboot: bool = False
     reset_peers: bool = False
+    no_reset: bool = False
 
     @property
     def flags(self) -> tuple[str, ...]:

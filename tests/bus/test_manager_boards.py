@@ -4,6 +4,7 @@ import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import nullcontext
 
 import pytest
 
@@ -163,6 +164,41 @@ def test_a_mode_that_stays_pending_is_taken_back(mixed: World) -> None:
         other.communicate()
     mixed.put("all-1g.5gb", gpus=[str(a100)], max_impact="reset")
     assert len(node.gpus()[a100]["instances"]) == 7
+
+
+@pytest.mark.parametrize("held", [True, False])
+def test_without_a_reset(mixed: World, *, held: bool) -> None:
+    """The mode of a GPU in use stays pending; the driver resets an idle one by itself."""
+    node = mixed.node
+    a100 = index_of(node, A100)
+    asked = {"gpus": [str(a100)], "no_reset": True}
+    with node.hold(a100) if held else nullcontext() as holder:
+        result, details = mixed.daemon.applied("all-1g.5gb", **asked)
+        assert result == "done"
+        gpu = node.gpus()[a100]
+        (outcome,) = details["gpus"]
+        if holder:
+            assert holder.alive()
+            assert gpu["mode"] == {"current": "disabled", "pending": "enabled"}
+            assert "enabled is pending" in outcome["message"]
+            wait_for(lambda: mixed.daemon.property("RebootOwed"), what="RebootOwed")
+            # It is done, as far as it can be; and wanted, once it can.
+            assert mixed.daemon.call("Assert", "sa{sv}", "all-1g.5gb", options(asked))[0]
+            assert mixed.daemon.property("Wanted")[gpu["uuid"]] == "all-1g.5gb"
+            assert mixed.daemon.property("Match") == "no"
+    if held:
+        mixed.put("all-1g.5gb", gpus=[str(a100)], max_impact="reset")
+    gpu = node.gpus()[a100]
+    assert gpu["mode"] == {"current": "enabled", "pending": "enabled"}
+    assert len(gpu["instances"]) == 7
+
+
+def test_no_reset_goes_with_no_option_that_allows_more(mixed: World) -> None:
+    for other in ("allow-reboot", "reset-peers"):
+        given = options({"no_reset": True, other: True})
+        name, message = mixed.daemon.refused("Apply", "sa{sv}", "all-1g.5gb", given)
+        assert name == "org.freedesktop.DBus.Error.InvalidArgs"
+        assert other in message
 
 
 def test_reboot_owed_while_a_mode_is_pending(mixed: World) -> None:

@@ -101,6 +101,7 @@ VALUES = {
     "terminate": True,
     "allow-reboot": True,
     "reset-peers": True,
+    "no-reset": True,
 }
 
 

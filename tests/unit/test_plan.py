@@ -340,6 +340,39 @@ def test_the_mode(
         assert holders(planned) == ((whole,) if impact.rank >= Impact.GPU.rank else ())
 
 
+@pytest.mark.parametrize("wish", [Mode.ENABLED, Mode.DISABLED])
+def test_without_a_reset_the_mode_is_left_pending(wish: Mode) -> None:
+    there = Mode.DISABLED if wish is Mode.ENABLED else Mode.ENABLED
+    had = [boards.instance(A100, 1, 9, 0)] if there is Mode.ENABLED else []
+    whole = Process(1, None, None)
+    gpu = boards.gpu(A100, had, mode=there, pending=there, processes=[whole])
+    target = Target(wish, (Wanted(9), Wanted(19)), no_reset=True)
+    planned = plan_gpu(gpu, target)
+    *destroys, mode = planned.steps
+    assert mode == SetMode(wish, reset=False, pending=True)
+    assert [type(s) for s in destroys] == [DestroyInstance] * len(had)
+    assert planned.impact is Impact.INSTANCES
+    assert holders(planned) == ()
+    waiting = replace(gpu, instances=(), pending=wish)
+    assert plan_gpu(waiting, target).steps == plan_gpu(waiting, planned.goal).steps == ()
+    # Once it is in force, the goal still says what is to be there.
+    forced = replace(waiting, mode=wish)
+    kinds = [type(s) for s in plan_gpu(forced, planned.goal).steps]
+    assert kinds == ([CreateInstance] * 2 if wish is Mode.ENABLED else [])
+
+
+def test_without_a_reset_is_as_ever_where_none_is_needed() -> None:
+    gpu = boards.gpu(H100, mode=Mode.DISABLED, pending=Mode.DISABLED)
+    target = on(Wanted(9), Wanted(19))
+    assert plan_gpu(gpu, replace(target, no_reset=True)).steps == plan_gpu(gpu, target).steps
+
+
+def test_what_will_not_fit_is_refused_before_the_mode_is_left_pending() -> None:
+    gpu = boards.gpu(A100, mode=Mode.DISABLED, pending=Mode.DISABLED)
+    with pytest.raises(NoSpace):
+        plan_gpu(gpu, Target(Mode.ENABLED, (Wanted(9),) * 3, no_reset=True))
+
+
 def test_instances_go_before_the_mode_and_come_after_it() -> None:
     gpu = boards.gpu(A100, [boards.instance(A100, 1, 9, 0)])
     kinds = [type(s) for s in plan_gpu(gpu, off()).steps]
