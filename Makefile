@@ -46,7 +46,7 @@ faults:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.faults --jobs $(JOBS) $(FAULTS)
 
-# Inputs that nobody would write, FUZZ_MINUTES for each target; TARGET=... for some of them.
+# Inputs that nobody would write, FUZZ_MINUTES for each of the five fuzzers; TARGET=... for some targets.
 fuzz:
 	@packaging/prepare test
 	@$(BIN)/python -m tests.fuzz $(TARGET) --minutes $(FUZZ_MINUTES) --jobs $(JOBS)

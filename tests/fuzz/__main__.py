@@ -1,4 +1,6 @@
-"""`make fuzz`: every target for some minutes, side by side; says what it found.
+"""`make fuzz`: each of the five fuzzers for some minutes, side by side; says what it found.
+
+A fuzzer's targets share its minutes; a target that is named has them for itself.
 
 python -m tests.fuzz [TARGET...] [--minutes N] [--jobs N] [--seed N]
 python -m tests.fuzz TARGET --again FILE     runs a kept input
@@ -15,7 +17,7 @@ from pathlib import Path
 
 from tests.fuzz import real_bus
 from tests.fuzz.engine import Coverage, Find, Fuzzer, failing
-from tests.fuzz.targets import TARGETS
+from tests.fuzz.targets import SHARING, TARGETS
 
 FINDS = Path("fuzz-finds")
 
@@ -29,10 +31,12 @@ def main() -> int:
     if len(options.target) == 1:
         return _run(options.target[0], options.minutes * 60, options.seed)
     chosen = options.target or [real_bus.NAME, *TARGETS]
-    print(f"{len(chosen)} targets, {options.minutes:g} minutes each, {options.jobs} at a time")
+    share = {} if options.target else SHARING
+    minutes = {name: options.minutes / share.get(name, 1) for name in chosen}
+    print(f"{len(chosen)} targets, {sum(minutes.values()):g} minutes, {options.jobs} at a time")
     # A process for each: what one leaves behind, or dies of, must not be another's find.
     with ThreadPoolExecutor(options.jobs) as pool:
-        codes = list(pool.map(lambda name: _apart(name, options.minutes, options.seed), chosen))
+        codes = list(pool.map(lambda name: _apart(name, minutes[name], options.seed), chosen))
     return 1 if any(codes) else 0
 
 
