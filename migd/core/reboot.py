@@ -43,15 +43,22 @@ def against(
     inhibitors: Sequence[str],
     sessions: Sequence[str],
     holders: Sequence[str],
+    scheduled: str,
 ) -> str:
     """What stands against a reboot, in words; "" if nothing does.
 
     owed: those asked for before, of the GPUs that it is about
     inhibitors, sessions, holders: in words, each that would be cut off
+    scheduled: the shutdown that is to come anyway, "" for none; one for GPUs of ours is our own
     """
     if any(o.choice.same(choice) and o.boot != boot for o in owed):
         return "it was rebooted for this once, and the mode was not in force afterwards"
     found = [f"shutdown is inhibited by {one}" for one in inhibitors]
     found += [f"{one} is logged in" for one in sessions]
     found += [f"a GPU is in use: {one}" for one in holders]
+    if scheduled and not any(o.boot == boot for o in owed):
+        found.append(
+            f"somebody has scheduled a {scheduled} (`shutdown -c` cancels it); stage the "
+            "configuration (migctl stage), and the boot after that puts it in force"
+        )
     return "; ".join(found)

@@ -70,6 +70,11 @@ class Logind:
             raise
         return str(kind)
 
+    async def scheduled(self) -> str:
+        """What shutdown is to come at a set time: reboot, poweroff and so on; "" for none."""
+        kind, _ = await self._get(_MANAGER, "ScheduledShutdown", _PATH)
+        return str(kind)
+
     async def session_of(self, pid: int) -> str:
         """The session that a process is in; "" for none."""
         try:

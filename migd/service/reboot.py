@@ -52,11 +52,12 @@ class Reboot:
         try:
             inhibitors = [_inhibitor(i) for i in await self._logind.inhibitors()]
             sessions = await self._logind.sessions()
+            scheduled = await self._logind.scheduled()
             strangers = await self._strangers()
         except MigdError as error:
             return f"what would be cut off is not known: {error}"
         others = [_session(s) for s in sessions if s.id != asker.session]
-        return against(begun.choice, boot, owed, inhibitors, others, strangers)
+        return against(begun.choice, boot, owed, inhibitors, others, strangers, scheduled)
 
     async def ask(self, begun: Begun, gpus: Sequence[str], boot: str) -> str:
         """Keep what the reboot is for, and then ask for it; when it comes, in words.

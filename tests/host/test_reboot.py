@@ -93,9 +93,12 @@ def test_nobody_is_cut_off(boot: Boot, passed: Node, who: str) -> None:
     if who == "an inhibitor":
         host.spawn("systemd-inhibit", "--what=shutdown", "--who=backup", "sleep", "infinity")
         host.wait_for(lambda: "backup" in host.run("systemd-inhibit", "--list").stdout)
-        says = "shutdown is inhibited by backup"
+        says = ["shutdown is inhibited by backup"]
     elif who == "a holder":
-        says = f"pid {started(host, '--hold=1', user='alice').pid} ("
+        # And somebody who wants the host down at another time, and not up again.
+        host.run("shutdown", "--poweroff", "+600")
+        holder = started(host, "--hold=1", user="alice")
+        says = [f"pid {holder.pid} (", "somebody has scheduled a poweroff"]
     else:
         # As sshd's are; what has no terminal is a session of a job, whom nobody logged in for.
         host.spawn(
@@ -103,15 +106,17 @@ def test_nobody_is_cut_off(boot: Boot, passed: Node, who: str) -> None:
             "--setenv=XDG_SESSION_CLASS=user", "sleep", "infinity",
         )  # fmt: skip
         host.wait_for(lambda: "alice" in host.run("loginctl", "list-sessions").stdout)
-        says = "alice in session"
+        says = ["alice in session"]
     result, details = host.applied("mine", **ALLOWED)
     assert result == "failed"
     (gpu,) = details["gpus"]
     assert (gpu["error"], gpu["result"]) == (OWED, "rolled-back")
-    assert says in gpu["message"]
+    assert all(words in gpu["message"] for words in says), gpu["message"]
     assert truths(passed) == before
     assert host.property("RebootOwed") == ""
-    assert not host.run("sh", "-c", "ls /run/systemd/shutdown").stdout
+    scheduled = host.run("sh", "-c", "cat /run/systemd/shutdown/*", check=False).stdout
+    assert ("MODE=poweroff" in scheduled) == (who == "a holder"), scheduled
+    assert "MODE=reboot" not in scheduled
 
 
 def test_the_administrator_cancels_it(boot: Boot, passed: Node, release: str) -> None:
