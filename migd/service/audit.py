@@ -21,9 +21,8 @@ _MOST_OF_ONE, _MOST = 10, 60
 
 
 def shown(words: str) -> str:
-    """`words` of anybody, cut, with everything that could break a line made visible."""
-    # Cut before as well: it can be megabytes.
-    return printable(words[:_SHOWN])[:_SHOWN]
+    """`words` of anybody, short, with everything that could break a line made visible."""
+    return printable(words, _SHOWN)
 
 
 def job_over(begun: Begun, past: PastJob) -> None:
