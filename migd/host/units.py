@@ -33,6 +33,8 @@ _MAX_ALONG = 500
 _FILES_CHANGED = frozenset({"UnitFilesChanged", "Reloading"})
 _LINES = 5
 _JOURNAL_S = 10.0
+# Seconds before each look for a unit's last words.
+_LOOKS = (0.0, 0.3, 1.0)
 
 
 @dataclass(frozen=True)
@@ -288,14 +290,18 @@ class Units:
             f"--since=@{state.begun / 1_000_000:.6f}", f"_SYSTEMD_UNIT={state.name}",
         ]  # fmt: skip
         try:
-            # Else what it wrote just before it ended may not be there yet.
-            await self._programs.run([journalctl, "--sync"], limit_s=_JOURNAL_S)
-            done = await self._programs.run(command, limit_s=_JOURNAL_S)
+            for pause in _LOOKS:
+                # What it wrote just before it ended may not be there yet, and --sync may not wait
+                # for what the journal has not read from it.
+                await asyncio.sleep(pause)
+                await self._programs.run([journalctl, "--sync"], limit_s=_JOURNAL_S)
+                done = await self._programs.run(command, limit_s=_JOURNAL_S)
+                lines = [line.strip() for line in done.output.splitlines() if line.strip()]
+                if lines and done.status == 0:
+                    return f"; it said: {printable(' | '.join(lines))}"
         except MigdError:
-            return ""
-        lines = [line.strip() for line in done.output.splitlines() if line.strip()]
-        said = printable(" | ".join(lines))
-        return f"; it said: {said}" if lines and done.status == 0 else ""
+            pass
+        return ""
 
 
 def _state(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
