@@ -54,7 +54,10 @@ class Hostile:
             self._wait()
 
     def _wait(self) -> None:
-        """Until what was asked for is answered, for it ends where the caller leaves."""
+        """Until what was asked for is answered, for it ends where the caller leaves.
+
+        The bus shows the door to who sends what only it may; then there is nobody to wait.
+        """
         plan = Message(
             destination=names.BUS_NAME,
             path=names.ROOT,
@@ -64,16 +67,21 @@ class Hostile:
             body=["all-disabled", {}],
             serial=_LAST,
         )
-        self._pass_on(bytes(plan._marshall()), [])  # type: ignore[no-untyped-call]
+        with contextlib.suppress(ConnectionError):
+            self._pass_on(bytes(plan._marshall()), [])  # type: ignore[no-untyped-call]
+            cut = Frames()
+            while data := self._received():
+                cut.feed(data)
+                while frame := cut.next():
+                    answer = unmarshalled(frame.data)
+                    if answer.reply_serial == _LAST and answer.sender != BUS:
+                        return
+        self.close()
+
+    def _received(self) -> bytes:
         assert self._socket
         self._socket.settimeout(_LIMIT_S)
-        cut = Frames()
-        while True:
-            cut.feed(self._socket.recv(1 << 16))
-            while frame := cut.next():
-                answer = unmarshalled(frame.data)
-                if answer.reply_serial == _LAST and answer.sender != BUS:
-                    return
+        return self._socket.recv(1 << 16)
 
     def _send(self, *, damaged: bool) -> None:
         message = self._message()
