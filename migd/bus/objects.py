@@ -22,7 +22,7 @@ from migd.core.steps import (
     action,
     sentence,
 )
-from migd.errors import Conflict, Hung, ImpactExceeded, Nvml
+from migd.errors import ConfigRefused, Conflict, Hung, ImpactExceeded, Nvml
 from migd.service.job import Job
 from migd.service.planning import Planned
 from migd.service.request import Blocker
@@ -210,6 +210,8 @@ def _kind(blocker: Blocker) -> str:
             return "impact"
         case Conflict():
             return "conflict"
+        case ConfigRefused():
+            return "clients"
     return "module" if blocker.module else "unit"
 
 

@@ -1,12 +1,13 @@
 """The files in force, and what they and the hardware make of a name."""
 
 from collections.abc import Callable, Collection, Mapping, Sequence
-from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from migd import names
 from migd.config import clients, configs, settings
+from migd.config.clients import Clients
 from migd.config.configs import Config, Configs
 from migd.config.document import MOST_BYTES, decoded
 from migd.config.generate import generated, merged
@@ -14,7 +15,7 @@ from migd.config.settings import Settings
 from migd.config.use import targets
 from migd.core.asked import ITSELF
 from migd.core.job import Choice
-from migd.core.listed import Listed
+from migd.core.listed import Listed, Unlisted
 from migd.core.model import Gpu, Mode, Target
 from migd.core.plan import plan
 from migd.core.wanted import decided
@@ -32,6 +33,7 @@ class Configuration:
 
     defaults: where the package has its files
     clients: of all files that list some; if one of these is refused, all stay as they were
+    unknown_clients: why it is not known who they are, where none were in force before; else ""
     refused_settings: every fault of migd.yaml as it is now
     """
 
@@ -51,6 +53,7 @@ class Configuration:
         self.settings = Settings()
         self.clients = Listed()
         self._listed = False
+        self.unknown_clients = ""
         self.reloads = 0
 
     @property
@@ -89,48 +92,49 @@ class Configuration:
             if found.config != self.settings.config:
                 self._since = now()
             self.settings = found
-        try:
-            self.clients = self._read_clients()
-        except ConfigRefused as error:
-            refused += str(error).splitlines()
-            if not self._listed:
-                self.clients = self._packaged_clients()
-        else:
-            self._listed = True
+        refused += self._reload_clients()
         self._refused = tuple(refused)
         if refused:
             raise ConfigRefused("\n".join(refused))
 
-    def _read_clients(self) -> Listed:
-        """What all files together list. Raises ConfigRefused with the faults of all of them."""
-        try:
-            paths = [self._clients_path, self._packaged_clients_path, *entries(self._more_clients)]
-        except OSError as error:
-            raise _unread(self._more_clients.parent, error) from error
-        found = []
+    def _reload_clients(self) -> list[str]:
+        """Read what files list; the faults of all of them, with which nothing changes.
+
+        Where there is nothing yet that could stay, the files that can be read count, and nobody
+        may be ended whom they do not name.
+        """
+        found, refused = self._read_clients()
+        if not refused:
+            self.clients = clients.combined(found)
+            self._listed = True
+        elif not self._listed:
+            self.clients = replace(clients.combined(found), unlisted=Unlisted.REFUSE)
+        self.unknown_clients = "" if self._listed else "; ".join(refused)
+        return refused
+
+    def _read_clients(self) -> tuple[list[Clients], list[str]]:
+        """The files that list clients, and the faults of those that cannot be read.
+
+        The packaged one counts where people have none, or none that can be read.
+        """
+        mine, packaged = self._clients_path, self._packaged_clients_path
         refused: list[str] = []
-        replaced = False
-        for path in paths:
-            if replaced and path == self._packaged_clients_path:
+        try:
+            more = entries(self._more_clients)
+        except OSError as error:
+            more = []
+            refused.append(str(_unread(self._more_clients.parent, error)))
+        read: dict[Path, Clients] = {}
+        for path in (mine, packaged, *more):
+            if path == packaged and mine in read:
                 continue
             try:
-                file = _read(path, clients.load)
+                if file := _read(path, clients.load):
+                    read[path] = file
             except ConfigRefused as error:
-                refused += str(error).splitlines()
-                replaced = True
-            else:
-                found += [] if file is None else [file]
-                replaced = file is not None
-        if refused:
-            raise ConfigRefused("\n".join(refused))
-        return clients.combined(found)
-
-    def _packaged_clients(self) -> Listed:
-        """What counts where a file was refused and none was in force before."""
-        with suppress(ConfigRefused):
-            if file := _read(self._packaged_clients_path, clients.load):
-                return file.listed
-        return Listed()
+                if path != packaged or not refused:
+                    refused += str(error).splitlines()
+        return [*read.values()], refused
 
     def all(self, gpus: Sequence[Gpu]) -> Configs:
         """Those of the file, and those that these GPUs' boards give."""

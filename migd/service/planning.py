@@ -69,7 +69,9 @@ class Planning:
             # It has ended since NVML listed it, or is out of sight: NVML's next list tells which.
             clearing = await self.clearing(made, by)
         conflicts = await self._conflicts.against(made)
-        planned = Planned(choice, made, clearing, blockers(made, clearing, request, conflicts))
+        unknown = self._configuration.unknown_clients
+        found = blockers(made, clearing, request, conflicts, unknown)
+        planned = Planned(choice, made, clearing, found)
         refuse_if_changed(planned.digest, request)
         return planned
 

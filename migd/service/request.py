@@ -10,7 +10,15 @@ from migd.core.holders import Client, Use
 from migd.core.model import Impact
 from migd.core.plan import Plan
 from migd.core.reboot import Reboots
-from migd.errors import Changed, Conflict, ImpactExceeded, InUse, MigdError, Overruled
+from migd.errors import (
+    Changed,
+    ConfigRefused,
+    Conflict,
+    ImpactExceeded,
+    InUse,
+    MigdError,
+    Overruled,
+)
 
 _NAMED = 5
 _SHOWN = 200
@@ -69,11 +77,16 @@ class Blocker:
 
 
 def blockers(
-    plan: Plan, clearing: Clearing, request: Request, conflicts: Sequence[str] = ()
+    plan: Plan,
+    clearing: Clearing,
+    request: Request,
+    conflicts: Sequence[str] = (),
+    unknown_clients: str = "",
 ) -> list[Blocker]:
     """All that stands in the way of `plan`, the worst first.
 
     conflicts: with what else is on this host, in sentences
+    unknown_clients: why it is not known whom to stop, if so
     """
     found = []
     if plan.impact.rank > request.max_impact.rank:
@@ -87,6 +100,17 @@ def blockers(
             )
         )
     found += [Blocker(Conflict(sentence)) for sentence in conflicts]
+    if unknown_clients and plan.impact is not Impact.NONE:
+        # Who is stopped without need comes back; who should have been stopped and was not can keep
+        # what is destroyed from being made again.
+        found.append(
+            Blocker(
+                ConfigRefused(
+                    f"which clients are to be stopped is not known: {unknown_clients}. Mend that "
+                    "(`migctl check` judges files), or move the file away"
+                )
+            )
+        )
     found += [Blocker(InUse(b.message), b.client, b.use, b.module) for b in clearing.blocked]
     return found
 

@@ -338,6 +338,27 @@ def test_a_file_is_followed_without_being_told(two: World) -> None:
         assert not holder.alive()
 
 
+def test_whom_to_stop_is_known_before_anything_is_changed(two: World) -> None:
+    """A daemon that starts with a file that it cannot read has nothing that could stay in force."""
+    two.put("all-balanced")
+    more = two.daemon.config_dir / names.CLIENTS_DIR
+    more.mkdir()
+    (more / "site.yaml").write_text("processes: [{}]\n")
+    two.daemon.restart()
+    before, calls = two.node.gpus(), changing_calls(two.node)
+    summary, _ = two.daemon.plan("all-1g.10gb")
+    assert [b["kind"] for b in summary["blockers"]] == ["clients"]
+    name, message = two.daemon.refused("Apply", "sa{sv}", "all-1g.10gb", {})
+    assert name == f"{names.ERROR}.Config"
+    assert f"{more}/site.yaml:1:13" in message
+    assert (two.node.gpus(), changing_calls(two.node)) == (before, calls)
+    # What changes nothing disturbs nobody.
+    two.put("all-balanced")
+    (more / "site.yaml").unlink()
+    wait_for(lambda: two.daemon.property("ConfigErrors") == [])
+    two.put("all-1g.10gb")
+
+
 # -- open device nodes -----------------------------------------------------------------------
 
 # What has a node is looked for on the whole machine: one test at a time, also of other test runs.

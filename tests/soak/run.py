@@ -239,6 +239,7 @@ class Soak:
         if not failed:
             return
         self.weather.clear()
+        self.stage.host.call("Reload")
         self.oracle.settle()
         for gpu in failed:
             asked = self._mind.exactly(gpu, before[gpu])
@@ -253,6 +254,7 @@ class Soak:
             self.weather.clear()
             self.stage.host.systemctl("reset-failed", check=False)
             self.stage.host.systemctl("start", "migd.service", *SERVICES, check=False)
+            self.stage.host.call("Reload")
             self.oracle.settle()
             self.stage.host.applied("plain", max_impact="reset", terminate=True)
 

@@ -111,6 +111,29 @@ def test_all_stay_as_they_were_if_one_is_refused(files: Files) -> None:
     assert files.units() == ["p"]
 
 
+def test_where_nothing_counted_before_what_can_be_read_does(files: Files) -> None:
+    (files.packaged / "clients.yaml").write_text(services("p"))
+    (files.etc / "clients.yaml").write_text(services("m") + "unlisted: terminate")
+    (files.more / "a.yaml").write_text(services("a"))
+    (files.more / "b.yaml").write_text("nonsense")
+    (line,) = files.refused()
+    assert files.kept() == ["m", "a"]
+    assert files.configuration.unknown_clients == line
+    # Perhaps it is the refused one that would have said otherwise.
+    assert files.configuration.clients.unlisted is Unlisted.REFUSE
+    (files.etc / "clients.yaml").write_text("nonsense")
+    assert len(files.refused()) == 2
+    assert files.kept() == ["p", "a"]
+    (files.etc / "clients.yaml").unlink()
+    (files.more / "b.yaml").unlink()
+    assert files.units() == ["p", "a"]
+    assert files.configuration.unknown_clients == ""
+    # From now on there is something that can stay.
+    (files.more / "b.yaml").write_text("nonsense")
+    files.refused()
+    assert files.configuration.unknown_clients == ""
+
+
 def test_what_cannot_be_read(files: Files) -> None:
     (files.more / "a\n\udcff.yaml").mkdir()
     (files.more / "b.yaml").write_bytes(b"\xff")
