@@ -5,14 +5,14 @@ from collections import Counter
 from migd.core.model import Gpu, GpuInstance, Profile, Wanted
 
 # NVML_COMPUTE_INSTANCE_PROFILE_n_SLICE, which is also the id that the driver gives it.
-_PROFILE_OF_SLICES = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4, 8: 5, 6: 6}
+PROFILE_OF_SLICES = {1: 0, 2: 1, 3: 2, 4: 3, 7: 4, 8: 5, 6: 6}
 
 
 def offered(profile: Profile) -> list[int]:
     """The slices that a compute instance in a GPU instance of `profile` may have."""
     whole = profile.slices
     return [
-        s for s in sorted(_PROFILE_OF_SLICES) if s == whole or (s < whole and 2 * s <= whole + 1)
+        s for s in sorted(PROFILE_OF_SLICES) if s == whole or (s < whole and 2 * s <= whole + 1)
     ]
 
 
@@ -40,7 +40,7 @@ def grouped(gpu: Gpu, profile: Profile, compute: Counter[int]) -> list[Wanted]:
         if group is None:
             groups.append(group := [])
         group.append(slices)
-    parts = [Wanted(profile.id, tuple(_PROFILE_OF_SLICES[s] for s in g)) for g in groups]
+    parts = [Wanted(profile.id, tuple(PROFILE_OF_SLICES[s] for s in g)) for g in groups]
     return [Wanted(profile.id)] * compute[profile.slices] + parts
 
 

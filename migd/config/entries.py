@@ -1,11 +1,9 @@
 """One entry of a config: the GPUs it is for, and what they should have. Judges form alone.
 
 Follows mig-parted's reader, and is stricter where a value is null and where a filter or an index
-can match nothing.
+can match nothing. `mig-instances` is a key of ours.
 """
 
-import re
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -13,13 +11,7 @@ from typing import Literal
 from migd.config.devices import Filter, canonical_device
 from migd.config.faults import Position, shortened
 from migd.config.fields import Field
-from migd.core.profiles import ProfileName
-
-# Far more than any GPU holds, and few enough to write out one by one.
-_MOST_INSTANCES = 100
-_LONGEST_PROFILE = 40
-# `.` stands for `+` where names of Kubernetes resources are copied from.
-_DOTTED = re.compile(r"(.*gb)\.([A-Za-z][^+-]*)")
+from migd.config.instances import Instance, read_counts, read_placed
 
 Devices = Literal["all"] | tuple[int | str, ...]
 
@@ -31,6 +23,7 @@ class Entry:
     filter: the boards it is for; empty for all
     devices: all, or indices, UUIDs and PCI addresses
     instances: counts above 0 by profile name, in its canonical form
+    placed: the instances at their places, where those and not counts are given
     """
 
     filter: tuple[Filter, ...]
@@ -38,18 +31,12 @@ class Entry:
     enabled: bool
     instances: Mapping[str, int]
     where: Position = field(compare=False)
-
-
-def canonical_profile(text: str) -> ProfileName:
-    """The profile that `text` names, in any spelling. Raises ValueError with what is wrong."""
-    if len(text) > _LONGEST_PROFILE:
-        raise ValueError(f'"{shortened(text)}" is longer than any profile name')
-    return ProfileName.parse(_DOTTED.sub(r"\1+\2", text))
+    placed: tuple[Instance, ...] = ()
 
 
 def read_entry(entry: Field) -> Entry | None:
     """The entry, or None when it has faults."""
-    keys = ("device-filter", "devices", "mig-enabled", "mig-devices")
+    keys = ("device-filter", "devices", "mig-enabled", "mig-devices", "mig-instances")
     members = entry.record(keys, "write devices: and mig-enabled: in it")
     if members is None:
         return None
@@ -64,10 +51,18 @@ def read_entry(entry: Field) -> Entry | None:
         enabled = members["mig-enabled"].boolean("write mig-enabled: true or mig-enabled: false")
     else:
         entry.wrong("has no mig-enabled; write mig-enabled: true or mig-enabled: false")
-    instances = _instances(members.get("mig-devices"), enabled, entry)
-    if devices is None or enabled is None or instances is None:
+    counts, exact = (members.get(key) for key in ("mig-devices", "mig-instances"))
+    placed: tuple[Instance, ...] | None = ()
+    instances: dict[str, int] | None = {}
+    if exact is None or exact.empty:
+        instances = read_counts(counts, enabled, entry)
+    else:
+        placed = read_placed(exact, enabled)
+        if counts is not None and not counts.empty:
+            exact.wrong("stands beside mig-devices; keep one of them")
+    if devices is None or enabled is None or instances is None or placed is None:
         return None
-    return Entry(boards, devices, enabled, instances, entry.position)
+    return Entry(boards, devices, enabled, instances, entry.position, placed)
 
 
 def _filters(value: Field) -> tuple[Filter, ...]:
@@ -121,37 +116,3 @@ def _device(item: Field) -> int | str | None:
     if index is not None and index < 0:
         item.wrong(f"{shortened(str(index))} is no GPU; indices begin at 0")
     return index
-
-
-def _instances(value: Field | None, enabled: bool | None, entry: Field) -> dict[str, int] | None:  # noqa: FBT001
-    right = "write mig-devices: {} for MIG mode without instances"
-    if value is None or value.empty:
-        if enabled:
-            entry.wrong(f"has no mig-devices; {right}")
-        return {}
-    members = value.members('write profiles and counts, such as "1g.10gb": 7')
-    if members is None:
-        return None
-    if enabled is False and members:
-        value.wrong("must be empty where mig-enabled is false; remove the profiles in it")
-    counts: Counter[str] = Counter()
-    numbers = []
-    for name, count in members.items():
-        numbers.append(_count(count))
-        try:
-            counts[str(canonical_profile(name))] += numbers[-1] or 0
-        except ValueError as error:
-            value.wrong_key(name, str(error))
-    if enabled and members and not any(number != 0 for number in numbers):
-        value.wrong(f"has no count above 0; {right}")
-    return dict(+counts)
-
-
-def _count(value: Field) -> int | None:
-    number = value.integer("write how many there should be, without quotes")
-    if number is not None and not 0 <= number <= _MOST_INSTANCES:
-        value.wrong(
-            f"{shortened(value.node.text)} is no count of instances; write 0 to {_MOST_INSTANCES}"
-        )
-        return None
-    return number

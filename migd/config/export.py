@@ -10,7 +10,9 @@ from migd.config.compute import slices_of
 from migd.config.configs import VERSION, Config, Configs
 from migd.config.devices import Filter
 from migd.config.entries import Devices, Entry
+from migd.config.exact import written
 from migd.config.faults import Position
+from migd.config.instances import Instance
 from migd.config.scalars import resolved
 from migd.core.model import Gpu, Mode
 from migd.core.profiles import ProfileName
@@ -20,13 +22,16 @@ _STRING = "tag:yaml.org,2002:str"
 _BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-def exported(gpus: Sequence[Gpu], name: str = "current") -> str:
+def exported(gpus: Sequence[Gpu], name: str = "current", *, exact: bool = False) -> str:
     """YAML with one config that is what `gpus` have now: loaded and used again, it changes nothing.
 
     The format counts compute instances by name, so a GPU instance without any is written as
     one that a compute instance fills.
+    exact: say where each instance is and what is in it, GPU by GPU, and call GPUs by their UUID;
+    mig-parted cannot read that
     """
-    entries = _entries(sorted(gpus, key=lambda g: g.index))
+    ordered = sorted(gpus, key=lambda g: g.index)
+    entries = _exact_entries(ordered) if exact else _entries(ordered)
     return rendered(Configs(SOURCE, {name: Config(name, entries)} if entries else {}))
 
 
@@ -68,6 +73,16 @@ def _entries(gpus: Sequence[Gpu]) -> tuple[Entry, ...]:
     )
 
 
+def _exact_entries(gpus: Sequence[Gpu]) -> tuple[Entry, ...]:
+    alike: dict[tuple[bool, tuple[Instance, ...]], list[str]] = {}
+    for gpu in gpus:
+        alike.setdefault((gpu.mode is Mode.ENABLED, written(gpu)), []).append(gpu.uuid)
+    return tuple(
+        Entry((), tuple(uuids), enabled, {}, Position(SOURCE), placed)
+        for (enabled, placed), uuids in alike.items()
+    )
+
+
 def _filter(here: Sequence[Gpu]) -> tuple[Filter, ...]:
     return tuple(Filter(device_id) for device_id in sorted({g.device_id for g in here}))
 
@@ -97,9 +112,22 @@ def _rendered_entry(entry: Entry) -> yaml.Node:
     else:
         members["devices"] = _sequence([_any(d) for d in entry.devices], flow=True)
     members["mig-enabled"] = yaml.ScalarNode("tag:yaml.org,2002:bool", str(entry.enabled).lower())
-    counts = {name: _any(count) for name, count in sorted(entry.instances.items())}
-    members["mig-devices"] = _mapping(counts, flow=not counts)
+    if entry.placed:
+        members["mig-instances"] = _sequence([_rendered_instance(i) for i in entry.placed])
+    else:
+        counts = {name: _any(count) for name, count in sorted(entry.instances.items())}
+        members["mig-devices"] = _mapping(counts, flow=not counts)
     return _mapping(members)
+
+
+def _rendered_instance(instance: Instance) -> yaml.Node:
+    members: dict[str, yaml.Node] = {
+        "profile": _scalar(instance.profile),
+        "start": _any(instance.start),
+    }
+    if instance.compute is not None:
+        members["compute"] = _sequence([_any(c) for c in instance.compute], flow=True)
+    return _mapping(members, flow=True)
 
 
 def _any(value: int | str) -> yaml.ScalarNode:

@@ -7,6 +7,7 @@ from migd.config.compute import grouped, offered
 from migd.config.configs import Config
 from migd.config.devices import find_gpu, listed
 from migd.config.entries import Entry
+from migd.config.exact import placed
 from migd.config.faults import shortened
 from migd.core.model import Gpu, Mode, Profile, Target, Wanted
 from migd.core.plan import offers
@@ -30,7 +31,8 @@ def targets(
     `devices: all` are the GPUs that have MIG; a filter narrows what `devices` lists. Of two
     entries for one GPU the later counts, alone. A GPU without MIG is passed over where the config
     has MIG off.
-    Raises NoSuchGpu, NoSuchProfile, NotSupported, and ConfigRefused when it reaches no GPU.
+    Raises NoSuchGpu, NoSuchProfile, NotSupported, NoSpace, and ConfigRefused when it reaches no
+    GPU.
     """
     meant = {find_gpu(gpus, name).uuid for name in only}
     entry_of: dict[str, Entry] = {}
@@ -77,6 +79,9 @@ def _target(config: Config, entry: Entry, gpu: Gpu, *, mode_only: bool) -> Targe
     mode = Mode.ENABLED if entry.enabled else Mode.DISABLED
     if mode_only:
         return Target(mode, None)
+    if entry.placed:
+        where = _where(config, entry)
+        return Target(mode, placed(gpu, entry.placed, profiles_by_name(gpu), where))
     compute: defaultdict[int, Counter[int]] = defaultdict(Counter)
     names = {ProfileName.parse(name): count for name, count in entry.instances.items()}
     for name, count in sorted(names.items(), key=lambda item: _order(item[0]), reverse=True):

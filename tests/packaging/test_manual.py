@@ -82,8 +82,9 @@ def test_clients() -> None:
 
 
 def test_configurations() -> None:
-    entry = {"devices", "device-filter", "mig-enabled", "mig-devices"}
-    assert set(keys(section("CONFIGURATIONS"))) == {"version", "mig-configs", *entry}
+    entry = {"devices", "device-filter", "mig-enabled", "mig-devices", "mig-instances"}
+    instance = {"profile", "start", "compute"}
+    assert set(keys(section("CONFIGURATIONS"))) == {"version", "mig-configs", *entry, *instance}
 
 
 def test_every_member_of_the_contract(tmp_path: Path) -> None:
