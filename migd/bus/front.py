@@ -134,6 +134,7 @@ class Front:
             "ListJobs": self._list_jobs,
             "Assert": self._assert,
             "Export": self._export,
+            "Generate": self._generate,
             "GetConfig": self._get_config,
             "GetGpu": self._get_gpu,
             "ListClients": self._list_clients,
@@ -186,8 +187,12 @@ class Front:
         return not differences, differences
 
     async def _export(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
-        options.none(given)
-        return (await self._asked.export(),)
+        form, exact = options.writing(given)
+        return (await self._asked.export(form, exact=exact),)
+
+    async def _generate(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        form, _exact = options.writing(given, ("format",))
+        return (await self._asked.generate(form),)
 
     async def _get_config(self, _: Call, name: str) -> tuple[Any, ...]:
         return (await self._asked.config_text(name),)

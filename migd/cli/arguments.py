@@ -58,7 +58,19 @@ def parser() -> ArgumentParser:
     )
     _importing(importing)
     _verb(verbs, "clients", "list who has a GPU, and what would become of each for a change")
-    _verb(verbs, "export", "print what is on the node as YAML")
+    exporting = _verb(
+        verbs, "export", "print what is on the node as YAML, or as JSON; apply -f takes either back"
+    )
+    exporting.add_argument(
+        "--exact",
+        action="store_true",
+        help="say where each instance is and what is in it, which mig-parted cannot read",
+    )
+    _verb(
+        verbs,
+        "generate",
+        "print the configurations that the hardware gives, to begin a config.yaml with",
+    )
     _verb(verbs, "jobs", "list the running job and the last ones")
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
     ending.add_argument("id", metavar="ID", nargs="?", type=_job, help="only if it is this one")

@@ -1,11 +1,10 @@
-"""`migctl list`, `show`, `export` and `reload`: configurations, and the node as one."""
+"""`migctl list`, `show`, `export`, `generate` and `reload`: configurations, and the node as one."""
 
 from argparse import Namespace
 from collections import defaultdict
-from typing import Any
 
 from migd.cli import text
-from migd.cli.client import Client
+from migd.cli.client import Client, options
 from migd.cli.outcome import Exit
 from migd.cli.terminal import Style, Terminal
 from migd.names import GPU, MANAGER, ROOT
@@ -46,24 +45,39 @@ async def show(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """Print one configuration, or all of them, as YAML."""
     name = arguments.config or ""
     (yaml,) = await client.call("GetConfig", "s", name)
-    _print_yaml(yaml, {"name": name} if name else {}, out, as_json=arguments.json)
+    if arguments.json:
+        print(text.as_json({**({"name": name} if name else {}), "yaml": yaml}))
+    else:
+        _print(yaml, out)
     return Exit.DONE
 
 
 async def export(client: Client, arguments: Namespace, out: Terminal) -> Exit:
-    """Print what is on the node now, as YAML that apply takes back."""
-    (yaml,) = await client.call("Export", "a{sv}", {})
-    _print_yaml(yaml, {}, out, as_json=arguments.json)
+    """Print what is on the node now, as text that apply takes back."""
+    chosen = _form(arguments)
+    if arguments.exact:
+        chosen["exact"] = True
+    (words,) = await client.call("Export", "a{sv}", options(chosen))
+    _print(words, out)
     return Exit.DONE
 
 
-def _print_yaml(yaml: str, about: dict[str, Any], out: Terminal, *, as_json: bool) -> None:
-    if as_json:
-        print(text.as_json({**about, "yaml": yaml}))
-    elif out.width is None:
-        print(yaml, end="" if yaml.endswith("\n") else "\n")
+async def generate(client: Client, arguments: Namespace, out: Terminal) -> Exit:
+    """Print the configurations that the hardware gives, as text that can be config.yaml."""
+    (words,) = await client.call("Generate", "a{sv}", options(_form(arguments)))
+    _print(words, out)
+    return Exit.DONE
+
+
+def _form(arguments: Namespace) -> dict[str, str | bool | list[str]]:
+    return {"format": "json"} if arguments.json else {}
+
+
+def _print(words: str, out: Terminal) -> None:
+    if out.width is None:
+        print(words, end="" if words.endswith("\n") else "\n")
     else:
-        print("\n".join(map(text.safe, yaml.splitlines())))
+        print("\n".join(map(text.safe, words.splitlines())))
 
 
 async def reload(client: Client, _arguments: Namespace, out: Terminal) -> Exit:

@@ -26,6 +26,7 @@ _VERBS: dict[str, Verb] = {
     "stage": stage.stage,
     "clients": clients.clients,
     "export": configs.export,
+    "generate": configs.generate,
     "jobs": jobs.jobs,
     "cancel": jobs.cancel,
     "reload": configs.reload,

@@ -1,8 +1,10 @@
-"""Configs as YAML in mig-parted's shape, and what the GPUs have now as a config."""
+"""Configs as YAML or JSON in mig-parted's shape, and what the GPUs have now as a config."""
 
+import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from enum import StrEnum
 
 import yaml
 
@@ -22,8 +24,17 @@ _STRING = "tag:yaml.org,2002:str"
 _BARE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
-def exported(gpus: Sequence[Gpu], name: str = "current", *, exact: bool = False) -> str:
-    """YAML with one config that is what `gpus` have now: loaded and used again, it changes nothing.
+class Form(StrEnum):
+    """How configs are written; each loads as the other does."""
+
+    YAML = "yaml"
+    JSON = "json"
+
+
+def exported(
+    gpus: Sequence[Gpu], name: str = "current", *, exact: bool = False, form: Form = Form.YAML
+) -> str:
+    """One config that is what `gpus` have now: loaded and used again, it changes nothing.
 
     The format counts compute instances by name, so a GPU instance without any is written as
     one that a compute instance fills.
@@ -32,23 +43,34 @@ def exported(gpus: Sequence[Gpu], name: str = "current", *, exact: bool = False)
     """
     ordered = sorted(gpus, key=lambda g: g.index)
     entries = _exact_entries(ordered) if exact else _entries(ordered)
-    return rendered(Configs(SOURCE, {name: Config(name, entries)} if entries else {}))
+    return rendered(Configs(SOURCE, {name: Config(name, entries)} if entries else {}), form)
 
 
-def rendered(configs: Configs) -> str:
-    """YAML that loads as `configs`."""
+def rendered(configs: Configs, form: Form = Form.YAML) -> str:
+    """Text that loads as `configs`."""
     top: dict[str, yaml.Node] = {"version": _scalar(VERSION)}
     if configs.configs:
         top["mig-configs"] = _mapping(
             {
                 name: _sequence([_rendered_entry(e) for e in config.entries])
-                for name, config in sorted(configs.configs.items())
+                for name, config in sorted(configs.configs.items(), key=_by_name)
             }
         )
-    text: str = yaml.serialize(
-        _mapping(top), Dumper=yaml.SafeDumper, width=1000, allow_unicode=True
-    )
+    root = _mapping(top)
+    if form is Form.JSON:
+        return json.dumps(_value(root), indent=2, ensure_ascii=False) + "\n"
+    text: str = yaml.serialize(root, Dumper=yaml.SafeDumper, width=1000, allow_unicode=True)
     return text
+
+
+def _by_name(item: tuple[str, Config]) -> tuple[list[tuple[int, str]], str]:
+    """Numbers in names by what they count, as mig-parted sorts them: 1g.5gb before 1g.10gb."""
+    parts = re.split(r"([0-9]+)", item[0])
+    return [(int(p[:20]), "") if p.isdecimal() and p.isascii() else (-1, p) for p in parts], item[0]
+
+
+def _value(node: yaml.Node) -> object:
+    return yaml.constructor.SafeConstructor().construct_document(node)
 
 
 def _entries(gpus: Sequence[Gpu]) -> tuple[Entry, ...]:

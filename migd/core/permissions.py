@@ -91,7 +91,8 @@ TABLE: dict[Method, tuple[Need, ...]] = {
     **{
         (names.MANAGER, member): FREE
         for member in (
-            "Plan", "WaitJob", "ListJobs", "Assert", "Export", "ListClients", "GetConfig", "GetGpu",
+            "Plan", "WaitJob", "ListJobs", "Assert", "Export", "Generate", "ListClients",
+            "GetConfig", "GetGpu",
         )
     },
     APPLYING: (

@@ -6,8 +6,9 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 
 from migd.config.configs import Configs
-from migd.config.devices import find_gpu
-from migd.config.export import exported, rendered
+from migd.config.devices import find_gpu, listed
+from migd.config.export import Form, exported, rendered
+from migd.config.generate import generated
 from migd.config.settings import Settings
 from migd.core.asked import ITSELF, Asked
 from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
@@ -20,7 +21,7 @@ from migd.core.putback import Return, planned
 from migd.core.reboot import NOBODY, Asker
 from migd.core.steps import sentence
 from migd.core.wanted import Authority
-from migd.errors import ConfigRefused, MigdError, NoDriver, Overruled, StateUnwritable
+from migd.errors import ConfigRefused, MigdError, NoDriver, NotSupported, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
 from migd.nvml.client import NvmlClient
@@ -147,9 +148,18 @@ class Service:
             if g.steps
         ]
 
-    async def export(self) -> str:
-        """What is on the node now, as YAML that `apply` takes back."""
-        return exported((await self.look()).gpus)
+    async def export(self, form: Form, *, exact: bool) -> str:
+        """What is on the node now, as a text that `apply` takes back."""
+        return exported((await self.look()).gpus, form=form, exact=exact)
+
+    async def generate(self, form: Form) -> str:
+        """The configurations that the hardware gives. Raises NotSupported where it gives none."""
+        gpus = (await self.look()).gpus
+        made = generated(gpus)
+        if not made.configs:
+            here = f"{listed(gpus)} have no MIG" if gpus else "this node has no GPU"
+            raise NotSupported(f"there is nothing to generate a configuration from: {here}")
+        return rendered(made, form)
 
     async def gpu(self, ident: str) -> Gpu:
         """Raises NoSuchGpu."""

@@ -47,7 +47,7 @@ def test_every_method_has_its_needs_and_no_more() -> None:
 
 def test_what_changes_something_is_not_free() -> None:
     free = {member for (_, member), needs in permissions.TABLE.items() if not needs}
-    readers = {"Plan", "WaitJob", "ListJobs", "Assert", "Export", "GetConfig", "GetGpu"}
+    readers = {"Plan", "WaitJob", "ListJobs", "Assert", "Export", "Generate", "GetConfig", "GetGpu"}
     assert free <= {*readers, "ListClients"}
 
 
@@ -245,6 +245,7 @@ def test_another_user_reads(system: World) -> None:
         ("Plan", "sa{sv}", "all-1g.10gb", "0"),
         ("Assert", "sa{sv}", "all-disabled", "0"),
         ("Export", "a{sv}", "0"),
+        ("Generate", "a{sv}", "0"),
     ):
         answered, text = ask(system, *asked)
         assert answered, f"{asked}: {text}"

@@ -24,6 +24,7 @@ def no_driver(daemon: Daemon, *parts: str) -> None:
         ("Apply", "sa{sv}", "all-1g.10gb", {}),
         ("Assert", "sa{sv}", "all-1g.10gb", {}),
         ("Export", "a{sv}", {}),
+        ("Generate", "a{sv}", {}),
     )
     for call in calls:
         name, message = daemon.refused(*call)

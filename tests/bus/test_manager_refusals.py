@@ -96,7 +96,22 @@ def test_an_empty_name(node: World, method: str) -> None:
     assert "name a configuration" in message
 
 
-@pytest.mark.parametrize("method", ["ListJobs", "Export"])
+@pytest.mark.parametrize(
+    ("method", "given", "part"),
+    [
+        ("Export", {"all": Variant("b", True)}, "there are format, exact"),
+        ("Export", {"exact": Variant("s", "yes")}, "option 'exact' has type b"),
+        ("Export", {"format": Variant("s", "xml")}, "format is one of yaml, json, 'xml' was given"),
+        ("Generate", {"exact": Variant("b", True)}, "there are format"),
+    ],
+)
+def test_options_of_what_writes(node: World, method: str, given: Any, part: str) -> None:
+    name, message = node.daemon.refused(method, "a{sv}", given)
+    assert name == INVALID
+    assert part in message
+
+
+@pytest.mark.parametrize("method", ["ListJobs", "ListClients"])
 def test_methods_without_options_refuse_any(node: World, method: str) -> None:
     name, message = node.daemon.refused(method, "a{sv}", {"all": Variant("b", True)})
     assert name == INVALID
@@ -246,6 +261,14 @@ def test_export_and_get_config_are_taken_back(two: World) -> None:
     result, details = two.daemon.applied("", text=exported)
     assert (result, details["changed"]) == ("done", False)
     assert (two.node.gpus(), changing_calls(two.node)) == (before, calls)
+
+    for form in ("yaml", "json"):
+        given = options({"format": form, "exact": True})
+        (exact,) = two.daemon.call("Export", "a{sv}", given)
+        assert (form == "json") == exact.startswith("{")
+        result, details = two.daemon.applied("", text=exact)
+        assert (result, details["changed"]) == ("done", False)
+        assert (two.node.gpus(), changing_calls(two.node)) == (before, calls)
 
     (every,) = two.daemon.call("GetConfig", "s", "")
     for name in two.daemon.property("Configs"):

@@ -133,6 +133,7 @@ EVERY = [
     free("ListJobs", {}),
     free("Assert", "all-disabled", {}),
     free("Export", {}),
+    free("Generate", {}),
     free("ListClients", {}),
     free("GetConfig", "all-enabled"),
     free("GetGpu", "0"),

@@ -194,8 +194,19 @@ def test_show_and_export_print_yaml_as_it_is(bus: PrivateBus, capsys: Captured) 
     capsys.readouterr()
     assert against(bus, setup, "export")[0] == Exit.DONE
     assert capsys.readouterr().out == "version: v1\n"
-    assert against(bus, setup, "export", "--json")[0] == Exit.DONE
-    assert json.loads(capsys.readouterr().out) == {"yaml": "version: v1\n"}
+
+
+def test_what_can_be_a_file_is_printed_as_it_is(bus: PrivateBus, capsys: Captured) -> None:
+    def setup(fake: Daemon) -> None:
+        fake.answers["Export"] = fake.answers["Generate"] = ('{"version": "v1"}\n',)
+
+    for verb, called in (("export", "Export"), ("generate", "Generate")):
+        code, fake = against(bus, setup, verb)
+        assert (code, fake.calls) == (Exit.DONE, [(called, ({},))])
+        code, fake = against(bus, setup, "--json", verb)
+        assert (code, fake.calls) == (Exit.DONE, [(called, ({"format": "json"},))])
+        assert capsys.readouterr().out == 2 * '{"version": "v1"}\n'
+    assert against(bus, setup, "export", "--exact")[1].calls == [("Export", ({"exact": True},))]
 
 
 SUMMARY = {

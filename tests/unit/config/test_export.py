@@ -1,5 +1,6 @@
 """Configs written as YAML come back as they were."""
 
+import json
 import textwrap
 from dataclasses import replace
 
@@ -10,7 +11,7 @@ from hypothesis import strategies as st
 from migd.config.configs import Config, Configs, load
 from migd.config.devices import Filter
 from migd.config.entries import Devices, Entry
-from migd.config.export import exported, rendered
+from migd.config.export import Form, exported, rendered
 from migd.config.faults import Position
 from migd.config.use import targets
 from migd.core.model import Gpu, Mode
@@ -67,6 +68,9 @@ configs = st.dictionaries(names, st.lists(entries(), min_size=1, max_size=3), ma
 @given(configs)
 def test_what_is_rendered_loads_as_the_same(made: Configs) -> None:
     assert load(rendered(made), "c.yaml") == made
+    as_json = rendered(made, Form.JSON)
+    assert load(as_json, "c.yaml") == made
+    assert json.loads(as_json)["version"] == "v1"
 
 
 def test_the_shape_is_mig_parteds() -> None:
@@ -94,6 +98,31 @@ def test_the_shape_is_mig_parteds() -> None:
             mig-enabled: true
             mig-devices: {}
         """)
+
+
+def test_json_has_the_same_in_the_same_order() -> None:
+    gpu = boards.gpu(A100, [boards.instance(A100, 1, 9, 4)])
+    made = json.loads(exported([gpu, boards.gpu(A30, index=1)], form=Form.JSON))
+    assert made == {
+        "version": "v1",
+        "mig-configs": {
+            "current": [
+                {
+                    "device-filter": "0x20B010DE",
+                    "devices": "all",
+                    "mig-enabled": True,
+                    "mig-devices": {"3g.20gb": 1},
+                },
+                {
+                    "device-filter": "0x20B710DE",
+                    "devices": "all",
+                    "mig-enabled": True,
+                    "mig-devices": {},
+                },
+            ]
+        },
+    }
+    assert list(made["mig-configs"]["current"][0])[:2] == ["device-filter", "devices"]
 
 
 def test_alike_gpus_are_one_entry() -> None:

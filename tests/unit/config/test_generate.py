@@ -1,6 +1,7 @@
 """Configs generated from the hardware."""
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +13,7 @@ from migd.core.model import Gpu
 from migd.core.plan import plan
 from tests.support import boards
 
+GENERATED = Path(__file__).parents[2] / "data/mig_parted/generated.yaml"
 A100 = "a100-40gb"
 A30 = "a30-24gb"
 
@@ -114,3 +116,11 @@ def test_the_file_wins_by_name() -> None:
     assert set(both.configs) == {*made.configs, "mine"}
     assert both.configs["all-balanced"] == file.configs["all-balanced"]
     assert isinstance(both.configs["all-1g.6gb"], Config)
+
+
+def test_it_is_what_mig_parted_generates() -> None:
+    boards_there = ("h100-80gb-sxm5", "h100-80gb-sxm5", A100, A30, "rtx-pro-6000-blackwell-96gb")
+    theirs = load(GENERATED.read_text(), "generated.yaml").configs
+    ours = load(rendered(generated(node(*boards_there))), "ours.yaml").configs
+    assert ours == theirs
+    assert [*ours] == [*theirs]
