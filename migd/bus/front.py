@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+from dataclasses import replace
 from importlib.resources import files
 from typing import Any
 
@@ -16,7 +17,7 @@ from migd.bus.contract import load
 from migd.bus.exporter import Call, Exporter, Handler
 from migd.bus.polkit import Polkit
 from migd.core.job import PastJob
-from migd.core.permissions import RELOADING
+from migd.core.permissions import RELOADING, RESTORING
 from migd.errors import MigdError, NoSystemd
 from migd.printable import sentences
 from migd.service import audit
@@ -135,6 +136,8 @@ class Front:
             "Assert": self._assert,
             "Export": self._export,
             "Generate": self._generate,
+            "Checkpoint": self._checkpoint,
+            "Restore": self._restore,
             "GetConfig": self._get_config,
             "GetGpu": self._get_gpu,
             "ListClients": self._list_clients,
@@ -154,12 +157,19 @@ class Front:
         return answer
 
     async def _plan(self, _: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
-        planned = await self._asked.plan(options.request(config, given))
+        request = await self._asked.read(options.request(config, given, options.LOOKING))
+        planned = await self._asked.plan(request)
         return objects.summary(planned), objects.steps(planned.plan.gpus)
 
     async def _apply(self, call: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
         request = options.request(config, given)
         number = await self._asked.apply(request, await self._permit(call))
+        return number, names.job_path(number)
+
+    async def _restore(self, call: Call, text: str, given: dict[str, Variant]) -> tuple[Any, ...]:
+        asked = options.request("", given, options.RESTORE)
+        request = await self._asked.read(replace(asked, checkpoint=text))
+        number = await self._asked.apply(request, await self._permit(call), RESTORING)
         return number, names.job_path(number)
 
     async def _stage(self, call: Call, config: str, given: dict[str, Variant]) -> None:
@@ -183,7 +193,8 @@ class Front:
         return (objects.jobs(self._asked),)
 
     async def _assert(self, _: Call, config: str, given: dict[str, Variant]) -> tuple[Any, ...]:
-        differences = await self._asked.differences(options.request(config, given))
+        request = await self._asked.read(options.request(config, given, options.LOOKING))
+        differences = await self._asked.differences(request)
         return not differences, differences
 
     async def _export(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
@@ -193,6 +204,10 @@ class Front:
     async def _generate(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
         form, _exact = options.writing(given, ("format",))
         return (await self._asked.generate(form),)
+
+    async def _checkpoint(self, _: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        options.none(given)
+        return (await self._asked.checkpoint(),)
 
     async def _get_config(self, _: Call, name: str) -> tuple[Any, ...]:
         return (await self._asked.config_text(name),)

@@ -22,6 +22,11 @@ _SIGNATURES = {
     "reset-peers": "b",
     "no-reset": "b",
 }
+# In place of a configuration, where nothing comes of it; else there is Restore.
+_CHECKPOINT = {"checkpoint": "s"}
+LOOKING = (*_SIGNATURES, *_CHECKPOINT)
+# The checkpoint itself is no option of Restore.
+RESTORE = tuple(name for name in _SIGNATURES if name != "text")
 _WRITING = {"format": "s", "exact": "b"}
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")
@@ -35,7 +40,7 @@ def request(
 
     Raises InvalidRequest with the key that is wrong, and the keys there are.
     """
-    kinds = {name: _SIGNATURES[name] for name in known}
+    kinds = {name: (_SIGNATURES | _CHECKPOINT)[name] for name in known}
     given = {name.replace("-", "_"): _value(name, v, kinds) for name, v in options.items()}
     if "gpus" in given:
         given["gpus"] = tuple(given["gpus"])
@@ -45,6 +50,8 @@ def request(
         for other in ("allow-reboot", "reset-peers"):
             if given.get(other.replace("-", "_")):
                 raise InvalidRequest(f"{other} is of no use with no-reset; leave one of them out")
+    if "checkpoint" in given and (config or given.get("text")):
+        raise InvalidRequest("a checkpoint stands in place of a configuration: give one of them")
     return Request(config, **given)
 
 

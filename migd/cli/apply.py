@@ -1,4 +1,4 @@
-"""`migctl apply`: starts a job, follows it to its end, and says what came of it."""
+"""`migctl apply` and `restore`: start a job, follow it to its end, and say what came of it."""
 
 import asyncio
 import sys
@@ -6,11 +6,11 @@ from argparse import Namespace
 from collections.abc import Iterator
 from typing import Any
 
-from migd.cli import text
+from migd.cli import plans, text
 from migd.cli.client import Client
 from migd.cli.outcome import GONE, UNKNOWN_OBJECT, Exit, Failure
 from migd.cli.progress import Progress
-from migd.cli.request import request
+from migd.cli.request import checkpoint, request, restoring
 from migd.cli.terminal import Style, Terminal
 from migd.names import JOB
 
@@ -28,12 +28,26 @@ _CAME_OF = {
 
 async def apply(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """Apply a configuration; a job that is followed lives on when migctl does not."""
-    config, options = request(arguments)
+    return await to_end(client, arguments, out, "Apply", *request(arguments))
+
+
+async def restore(client: Client, arguments: Namespace, out: Terminal) -> Exit:
+    """Give GPUs back what a checkpoint has of them, or show what would be done."""
+    words, options = restoring(arguments)
+    if arguments.plan:
+        return await plans.show(client, arguments, out, "", {**options, **checkpoint(words)})
+    return await to_end(client, arguments, out, "Restore", words, options)
+
+
+async def to_end(
+    client: Client, arguments: Namespace, out: Terminal, member: str, words: str, options: Any
+) -> Exit:
+    """Start a job by a method that takes a text and options, and follow it to its end."""
     followed = Followed(client, out, quiet=arguments.json)
     if not arguments.no_wait:
         await followed.watch()
     try:
-        number, path = await client.change("Apply", "sa{sv}", config, options)
+        number, path = await client.change(member, "sa{sv}", words, options)
     except asyncio.CancelledError:
         _say("migctl: whether a job was started is not known; see: migctl jobs")
         raise

@@ -71,6 +71,15 @@ def parser() -> ArgumentParser:
         "generate",
         "print the configurations that the hardware gives, to begin a config.yaml with",
     )
+    keeping = _verb(
+        verbs, "checkpoint", "write what is on the node as nvidia-mig-parted checkpoint does"
+    )
+    keeping.add_argument(
+        "file", metavar="FILE", nargs="?", help="where to; without, or with -, it is printed"
+    )
+    _restoring(
+        _verb(verbs, "restore", "give GPUs what a checkpoint has of them, each instance in place")
+    )
     _verb(verbs, "jobs", "list the running job and the last ones")
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
     ending.add_argument("id", metavar="ID", nargs="?", type=_job, help="only if it is this one")
@@ -143,11 +152,27 @@ def _importing(to: ArgumentParser) -> None:
     )
 
 
+def _restoring(to: ArgumentParser) -> None:
+    to.add_argument(
+        "file",
+        metavar="FILE",
+        help="what checkpoint or nvidia-mig-parted checkpoint wrote; - is stdin",
+    )
+    to.add_argument("--plan", action="store_true", help="show what would be done, and do nothing")
+    _choosing(to)
+    _allowing(to)
+    to.add_argument("--no-wait", action="store_true", help="start the job and return")
+
+
 def _naming(to: ArgumentParser) -> None:
     to.add_argument("config", metavar="CONFIG", nargs="?", help="a name that list shows")
     to.add_argument(
         "-f", "--file", metavar="FILE", help="take the configuration from a file; - is stdin"
     )
+    _choosing(to)
+
+
+def _choosing(to: ArgumentParser) -> None:
     to.add_argument(
         "-g",
         "--gpu",
@@ -160,6 +185,10 @@ def _naming(to: ArgumentParser) -> None:
 
 def _requesting(to: ArgumentParser) -> None:
     _naming(to)
+    _allowing(to)
+
+
+def _allowing(to: ArgumentParser) -> None:
     to.add_argument(
         "--max-impact",
         choices=_IMPACTS,

@@ -1,4 +1,4 @@
-"""`migctl list`, `show`, `export`, `generate` and `reload`: configurations, and the node as one."""
+"""`migctl list`, `show`, `generate`, `export`, `reload`: configurations, and the node as one."""
 
 from argparse import Namespace
 from collections import defaultdict

@@ -9,7 +9,7 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 
-from migd.cli import apply, clients, configs, jobs, plans, stage, status, text
+from migd.cli import apply, checkpoint, clients, configs, jobs, plans, stage, status, text
 from migd.cli.arguments import parser
 from migd.cli.client import Client, client
 from migd.cli.outcome import Exit, Failure
@@ -27,6 +27,8 @@ _VERBS: dict[str, Verb] = {
     "clients": clients.clients,
     "export": configs.export,
     "generate": configs.generate,
+    "checkpoint": checkpoint.checkpoint,
+    "restore": apply.restore,
     "jobs": jobs.jobs,
     "cancel": jobs.cancel,
     "reload": configs.reload,

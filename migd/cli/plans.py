@@ -22,7 +22,12 @@ _IMPACT = {
 
 async def plan(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """Show a plan. That it could be shown is success, also when Apply would refuse it."""
-    config, options = request(arguments)
+    return await show(client, arguments, out, *request(arguments))
+
+
+async def show(
+    client: Client, arguments: Namespace, out: Terminal, config: str, options: dict[str, Any]
+) -> Exit:
     summary, steps = await client.call("Plan", "sa{sv}", config, options)
     if arguments.json:
         print(text.as_json({"summary": summary, "steps": steps}))

@@ -1,4 +1,4 @@
-"""What is asked of the node: the arguments that plan, apply, assert and stage share."""
+"""What is asked of the node: the arguments that plan, apply, assert, stage and restore share."""
 
 import sys
 from argparse import Namespace
@@ -16,9 +16,24 @@ def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
     """The config and the options of the call. Reads the file. Raises Failure."""
     if arguments.config is None and arguments.file is None:
         raise Failure(Exit.WRONG_USE, "say which configuration: CONFIG, or -f FILE")
-    chosen: dict[str, str | bool | list[str]] = {}
+    chosen = _chosen(arguments)
     if arguments.file is not None:
         chosen["text"] = _text(arguments.file)
+    return arguments.config or "", options(chosen)
+
+
+def restoring(arguments: Namespace) -> tuple[str, dict[str, Any]]:
+    """The checkpoint and the options of Restore. Reads the file. Raises Failure."""
+    return _text(arguments.file), options(_chosen(arguments))
+
+
+def checkpoint(words: str) -> dict[str, Any]:
+    """The option by which a plan of it is asked for."""
+    return options({"checkpoint": words})
+
+
+def _chosen(arguments: Namespace) -> dict[str, str | bool | list[str]]:
+    chosen: dict[str, str | bool | list[str]] = {}
     if arguments.gpu:
         chosen["gpus"] = arguments.gpu
     if arguments.mode_only:
@@ -31,7 +46,7 @@ def request(arguments: Namespace) -> tuple[str, dict[str, Any]]:
         given = getattr(arguments, option.replace("-", "_"), None)
         if given is not None:
             chosen[option] = given
-    return arguments.config or "", options(chosen)
+    return chosen
 
 
 def _text(file: str) -> str:

@@ -15,7 +15,7 @@ from migd.core.plan import offers
 from migd.core.profiles import ProfileName
 from migd.errors import NoSpace, NoSuchProfile
 
-_SLICES_OF_PROFILE = {ident: slices for slices, ident in PROFILE_OF_SLICES.items()} | {7: 1}
+SLICES_OF_PROFILE = {ident: slices for slices, ident in PROFILE_OF_SLICES.items()} | {7: 1}
 
 
 def written(gpu: Gpu) -> tuple[Instance, ...]:
@@ -71,12 +71,15 @@ def _called(gpu: Gpu, instance: GpuInstance) -> tuple[str | int, ...] | None:
         return None
     name = ProfileName.parse(gpu.profile_name(instance.profile_id))
     pairs = zip(slices_of(instance), ids, strict=True)
-    return tuple(
-        str(ProfileName(slices, name.slices, name.gb, name.attributes))
-        if slices < name.slices and PROFILE_OF_SLICES.get(slices) == ident
-        else ident
-        for slices, ident in sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
-    )
+    widest_first = sorted(pairs, key=lambda pair: (-pair[0], pair[1]))
+    return tuple(called(name, slices, ident) for slices, ident in widest_first)
+
+
+def called(profile: ProfileName, slices: int, ident: int) -> str | int:
+    """What a compute instance of that many slices in a GPU instance of `profile` is called."""
+    if slices < profile.slices and PROFILE_OF_SLICES.get(slices) == ident:
+        return str(ProfileName(slices, profile.slices, profile.gb, profile.attributes))
+    return ident
 
 
 def _compute(gpu: Gpu, instance: Instance, profile: Profile, where: str) -> tuple[int, ...] | None:
@@ -84,7 +87,7 @@ def _compute(gpu: Gpu, instance: Instance, profile: Profile, where: str) -> tupl
         return None
     # NVML tells what a GPU instance offers only of one that is there.
     present = next((i for i in gpu.instances if i.profile_id == profile.id), None)
-    slices = {i: s for i, s in _SLICES_OF_PROFILE.items() if s in offered(profile)}
+    slices = {i: s for i, s in SLICES_OF_PROFILE.items() if s in offered(profile)}
     if present and present.compute_profiles:
         slices = {c.id: c.slices for c in present.compute_profiles}
     chosen = []

@@ -71,6 +71,7 @@ class Profile:
     memory_mib: memory of an instance in MiB; it moves with the driver
     instances: the most that fit on an empty GPU, as NVML says
     multiprocessors: SMs; never slices times a constant
+    enum: NVML_GPU_INSTANCE_PROFILE_*, by which mig-parted numbers it; -1 where that is not told
     """
 
     id: int
@@ -81,6 +82,7 @@ class Profile:
     multiprocessors: int
     engines: Engines
     placements: tuple[Placement, ...]
+    enum: int = -1
 
 
 @dataclass(frozen=True)

@@ -83,6 +83,7 @@ Method = tuple[str, str]
 
 FREE: tuple[Need, ...] = ()
 APPLYING: Method = (names.MANAGER, "Apply")
+RESTORING: Method = (names.MANAGER, "Restore")
 STAGING: Method = (names.MANAGER, "Stage")
 PUTTING_BACK: Method = (names.MANAGER, "PutBack")
 RELOADING: Method = (names.MANAGER, "Reload")
@@ -92,12 +93,20 @@ TABLE: dict[Method, tuple[Need, ...]] = {
         (names.MANAGER, member): FREE
         for member in (
             "Plan", "WaitJob", "ListJobs", "Assert", "Export", "Generate", "ListClients",
-            "GetConfig", "GetGpu",
+            "Checkpoint", "GetConfig", "GetGpu",
         )
     },
     APPLYING: (
         Need(When.NAMED, APPLY),
         Need(When.TEXT, APPLY_TEXT),
+        Need(When.SETS_MODE, SET_MIG_MODE),
+        Need(When.RESET_PEERS, SET_MIG_MODE),
+        Need(When.TERMINATE, TERMINATE),
+        Need(When.ALLOW_REBOOT, REBOOT),
+    ),
+    # As Apply of text, which it is made.
+    RESTORING: (
+        Need(When.ALWAYS, APPLY_TEXT),
         Need(When.SETS_MODE, SET_MIG_MODE),
         Need(When.RESET_PEERS, SET_MIG_MODE),
         Need(When.TERMINATE, TERMINATE),

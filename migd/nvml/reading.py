@@ -189,6 +189,7 @@ def _gpu_instance_profiles(device: Any, mode: Mode, total: int) -> Iterator[Prof
                 info.ofaCount,
             ),
             placements=placements(device, info.id),
+            enum=info.enum,
         )
 
 

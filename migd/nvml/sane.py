@@ -72,6 +72,7 @@ def _gpu(gpu: Gpu) -> Gpu:
 def _profile(profile: Profile) -> Profile:
     _numbers("profile", [profile.id, profile.multiprocessors, *astuple(profile.engines)])
     _within("slices", profile.slices, 0, _MOST_INSTANCES)
+    _within("enum", profile.enum, -1, _MOST_PROFILES)
     _within("memory_mib", profile.memory_mib, 0, _MOST_MIB)
     _within("instances of a profile", profile.instances, 0, _MOST_INSTANCES)
     _few("placements", profile.placements, MOST_SLICES)

@@ -28,6 +28,7 @@ _SHOWN = 200
 class Request:
     """A configuration by name or as text, and the options of Plan, Apply and Assert.
 
+    checkpoint: of mig-parted, to be made a text of
     gpus: only these, by UUID, PCI address or index; expect: the digest of a plan, or ""
     terminate: who is in the way and listed nowhere may be stopped or ended, too
     allow_reboot: the host may be rebooted, if migd.yaml allows it as well
@@ -45,6 +46,7 @@ class Request:
     allow_reboot: bool = False
     reset_peers: bool = False
     no_reset: bool = False
+    checkpoint: str | None = None
 
     @property
     def flags(self) -> tuple[str, ...]:

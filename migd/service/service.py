@@ -4,7 +4,9 @@ import asyncio
 import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 
+from migd.config.checkpoint import as_text, checkpoint
 from migd.config.configs import Configs
 from migd.config.devices import find_gpu, listed
 from migd.config.export import Form, exported, rendered
@@ -15,7 +17,7 @@ from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, step
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu, Layout
-from migd.core.permissions import APPLYING, STAGING
+from migd.core.permissions import APPLYING, STAGING, Method
 from migd.core.plan import Plan
 from migd.core.putback import Return, planned
 from migd.core.reboot import NOBODY, Asker
@@ -24,6 +26,7 @@ from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, NotSupported, Overruled, StateUnwritable
 from migd.host.logind import Logind
 from migd.host.reset import Smi
+from migd.host.threads import in_thread
 from migd.nvml.client import NvmlClient
 from migd.service import audit
 from migd.service.after import After
@@ -47,6 +50,9 @@ from migd.service.state import StateStore
 from migd.service.view import Match, View, match, seen
 
 log = logging.getLogger(__name__)
+
+# A checkpoint is read within a second, be it as long as it may.
+_CHECKPOINT_LIMIT_S = 30.0
 
 # What migd.yaml calls the limits of NVML.
 LIMITS = {
@@ -126,6 +132,30 @@ class Service:
         self._show(view)
         self._compare(before)
         return view
+
+    async def checkpoint(self) -> str:
+        """What is on the node now, as a checkpoint of mig-parted. Raises Hung, Nvml too."""
+        view = await self.look()
+        view.refuse_troubled([g.uuid for g in view.gpus])
+        if view.unseen:
+            raise view.unseen[0]
+        return checkpoint(view.gpus)
+
+    async def read(self, request: Request) -> Request:
+        """The request with a text of its checkpoint, if it has one, in place of it."""
+        if request.checkpoint is None:
+            return request
+        view = await self.look()
+        if view.unseen and not request.gpus:
+            raise view.unseen[0]
+        made = partial(as_text, request.checkpoint, view.gpus, request.gpus)
+        try:
+            text = await in_thread(made, _CHECKPOINT_LIMIT_S)
+        except TimeoutError:
+            raise ConfigRefused(
+                f"the checkpoint could not be read within {_CHECKPOINT_LIMIT_S:g} s; ask again"
+            ) from None
+        return replace(request, checkpoint=None, text=text)
 
     async def plan(self, request: Request, uid: int = ITSELF) -> Planned:
         """What Apply would do now, from a fresh look. Raises what says why it cannot be."""
@@ -211,7 +241,9 @@ class Service:
 
     # -- doing ---------------------------------------------------------------------------
 
-    async def apply(self, request: Request, permit: Permit = BY_MIGD) -> int:
+    async def apply(
+        self, request: Request, permit: Permit = BY_MIGD, method: Method = APPLYING
+    ) -> int:
         """Start a job that makes the node what is asked for, and return its id.
 
         Raises everything that can be known beforehand; once this returns, the job is under way,
@@ -223,7 +255,7 @@ class Service:
             planned = await self.plan(request, permit.caller.uid)
             refuse_if_blocked(planned.blockers)
             refuse_reboot_if_never(request, self.settings.reboot)
-            return planned, Demand.of(APPLYING, "apply", request, planned.plan)
+            return planned, Demand.of(method, "apply", request, planned.plan)
 
         async def start(planned: Planned, demand: Demand) -> int:
             asker = NOBODY

@@ -11,7 +11,7 @@ import pytest
 
 from migd import errors, names
 from migd.bus import contract
-from migd.bus.options import _SIGNATURES
+from migd.bus.options import _CHECKPOINT, _SIGNATURES, _WRITING
 from migd.core import permissions
 from tests.bus.manager import H100, World, changing_calls, layouts, world
 from tests.support.bus import POLICY, SystemBus
@@ -47,8 +47,17 @@ def test_every_method_has_its_needs_and_no_more() -> None:
 
 def test_what_changes_something_is_not_free() -> None:
     free = {member for (_, member), needs in permissions.TABLE.items() if not needs}
-    readers = {"Plan", "WaitJob", "ListJobs", "Assert", "Export", "Generate", "GetConfig", "GetGpu"}
-    assert free <= {*readers, "ListClients"}
+    readers = {
+        "Plan",
+        "WaitJob",
+        "Assert",
+        "Export",
+        "Generate",
+        "Checkpoint",
+        "GetConfig",
+        "GetGpu",
+    }
+    assert free <= {*readers, "ListJobs", "ListClients"}
 
 
 def test_the_policy_names_the_interfaces_of_the_contract() -> None:
@@ -81,7 +90,7 @@ def test_names_of_the_code_are_those_of_the_contract() -> None:
 
 def test_options_are_documented() -> None:
     text = XML.read_text()
-    for name, signature in _SIGNATURES.items():
+    for name, signature in (_SIGNATURES | _CHECKPOINT | _WRITING).items():
         assert f"{name} ({signature}):" in text
 
 
@@ -246,6 +255,7 @@ def test_another_user_reads(system: World) -> None:
         ("Assert", "sa{sv}", "all-disabled", "0"),
         ("Export", "a{sv}", "0"),
         ("Generate", "a{sv}", "0"),
+        ("Checkpoint", "a{sv}", "0"),
     ):
         answered, text = ask(system, *asked)
         assert answered, f"{asked}: {text}"
@@ -267,6 +277,11 @@ def test_another_user_changes_nothing(system: World) -> None:
             answered, text = ask(system, member, "sa{sv}", *asked)
             assert not answered
             assert why in text
+    (kept,) = system.daemon.call("Checkpoint", "a{sv}", {})
+    for checkpoint, why in ((kept, "Access denied"), ("{}", "Version")):
+        answered, text = ask(system, "Restore", "sa{sv}", checkpoint, "0")
+        assert not answered
+        assert why in text
     answered, text = send(system, f"{names.MANAGER}.Reload")
     assert not answered
     assert denied in text

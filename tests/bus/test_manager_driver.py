@@ -25,6 +25,8 @@ def no_driver(daemon: Daemon, *parts: str) -> None:
         ("Assert", "sa{sv}", "all-1g.10gb", {}),
         ("Export", "a{sv}", {}),
         ("Generate", "a{sv}", {}),
+        ("Checkpoint", "a{sv}", {}),
+        ("Restore", "sa{sv}", "{}", {}),
     )
     for call in calls:
         name, message = daemon.refused(*call)

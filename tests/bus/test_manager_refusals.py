@@ -99,6 +99,7 @@ def test_an_empty_name(node: World, method: str) -> None:
 @pytest.mark.parametrize(
     ("method", "given", "part"),
     [
+        ("Checkpoint", {"exact": Variant("b", True)}, "there are no options here"),
         ("Export", {"all": Variant("b", True)}, "there are format, exact"),
         ("Export", {"exact": Variant("s", "yes")}, "option 'exact' has type b"),
         ("Export", {"format": Variant("s", "xml")}, "format is one of yaml, json, 'xml' was given"),

@@ -307,7 +307,12 @@ def _handler(member: str) -> Callable[..., Any]:
     async def handle(_: exporter.Call, *arguments: Any) -> tuple[Any, ...]:
         given = arguments[-1] if arguments and isinstance(arguments[-1], dict) else {}
         if member in ("Plan", "Apply", "Assert"):
-            options.request(arguments[0], given)
+            known = options.LOOKING if member != "Apply" else tuple(options._SIGNATURES)
+            options.request(arguments[0], given, known)
+        elif member == "Restore":
+            options.request("", given, options.RESTORE)
+        elif member in ("Export", "Generate"):
+            options.writing(given)
         elif member == "Stage":
             options.request(arguments[0], given, options.STAGE)
         else:

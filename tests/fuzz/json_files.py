@@ -1,9 +1,13 @@
-"""What migd itself wrote, and what came of it: state, journal, and the answers of a worker."""
+"""What migd itself wrote, and what came of it: state, journal, the answers of a worker; and
+checkpoints, as mig-parted writes them."""
 
 import json
 
 from migd.bus import objects
 from migd.bus.values import to_wire
+from migd.config import checkpoint, configs, exact
+from migd.config.checkpoint import as_text
+from migd.config.use import targets
 from migd.core import ends, job, model, steps, values
 from migd.core.job import (
     Aftermath,
@@ -27,6 +31,7 @@ from migd.core.model import Gpu, Process, layout
 from migd.core.reboot import Owed
 from migd.core.steps import sentence
 from migd.core.values import plain, typed
+from migd.errors import MigdError
 from migd.nvml import protocol
 from migd.nvml.protocol import Failure, Opened, Performed, Request, answer_line, parse_answer
 from migd.service import journal, state
@@ -76,6 +81,21 @@ def check_request(data: bytes) -> None:
     if request.step:
         assert Request.parse(request.line()).step == request.step
         assert sentence(request.step, _GPU)
+
+
+def check_checkpoint(data: bytes) -> None:
+    """It is a text that can be applied, or refused as a person can read it."""
+    refusal = ""
+    try:
+        text = as_text(data.decode(errors="replace"), [_GPU])
+    except MigdError as refused:
+        refusal = str(refused)
+    if refusal:
+        assert refusal.isprintable(), refusal
+        assert len(refusal) < 4000, refusal
+        return
+    (config,) = configs.load(text, "text").configs.values()
+    assert targets(config, [_GPU]).keys() == {_GPU.uuid}
 
 
 # -- the state -------------------------------------------------------------------------------
@@ -175,6 +195,11 @@ _WORDS = (
     b'"version": 2', b"\\n",
     *(f'"{name}": '.encode() for name in _NAMES),
 )  # fmt: skip
+_KEYS = (
+    "Version", "MigState", "Devices", "UUID", "MigMode", "GpuInstances", "ProfileID", "Placement",
+    "Start", "Size", "ComputeInstances", "EngProfileID", "version",
+)  # fmt: skip
+_EMPTY = checkpoint.checkpoint([boards.gpu("a30-24gb", mode=model.Mode.DISABLED)])
 
 TARGETS = (
     Target(
@@ -194,6 +219,14 @@ TARGETS = (
             Request(n, protocol.Op.PERFORM, 0, _GPU.uuid, s).line() for n, s in enumerate(_STEPS)
         ),
         (*_WORDS, b'"open"', b'"snapshot"', b'"action": ', b'"create-instance"'),
+    ),
+    Target(
+        "checkpoint",
+        1500,
+        check_checkpoint,
+        (checkpoint, configs, exact),
+        (checkpoint.checkpoint([_GPU]).encode(), _EMPTY.encode()),
+        (*_WORDS, *(f'"{name}":'.encode() for name in _KEYS), b'"v1"', _GPU.uuid.encode()),
     ),
     Target(
         "state",

@@ -1,6 +1,7 @@
 """What administrators write: configurations, clients, settings, hooks, and NVIDIA's unit files."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
@@ -17,27 +18,32 @@ from migd.config import (
     edit,
     entries,
     environment,
+    exact,
     export,
     faults,
     fields,
     hooks,
     importing,
+    instances,
     migparted,
     processes,
     scalars,
     settings,
     units,
+    use,
 )
-from migd.errors import ConfigRefused
+from migd.errors import ConfigRefused, MigdError
 from migd.host import generator
 from migd.names import CONFIG_FILE, SETTINGS_FILE
 from tests.fuzz.engine import Target
 from tests.fuzz.scratch import SCRATCH, parts, together
+from tests.support import boards
 
 T = TypeVar("T")
 
 _ROOT = Path(__file__).parents[2]
 _SOURCE = "/etc/migd/file.yaml"
+_GPU = boards.gpu("a100-40gb", [boards.instance("a100-40gb", 1, 9, 4)])
 _READING = (composer, document, faults, fields, scalars)
 
 
@@ -71,8 +77,12 @@ def _fit(sentence: str) -> bool:
 def check_config(data: bytes) -> None:
     loaded = _loaded(data, configs.load)
     if loaded is not None:
-        again = configs.load(export.rendered(loaded), _SOURCE)
-        assert again.configs == loaded.configs, (again, loaded)
+        for form in export.Form:
+            again = configs.load(export.rendered(loaded, form), _SOURCE)
+            assert again.configs == loaded.configs, (again, loaded)
+        for config in loaded.configs.values():
+            with suppress(MigdError):
+                use.targets(config, [_GPU])
     check_any(data)
 
 
@@ -214,6 +224,7 @@ _YAML = (
 _CONFIG_WORDS = (
     *_YAML, b"mig-configs:", b"mig-enabled: true", b"mig-devices:", b"devices:", b"all", b"1g.5gb",
     b"device-filter:", b"0x20B010DE", b'"0x20B010DE:0x134F10DE"', b"1c.3g.20gb+me", b"+me.all",
+    b"mig-instances:", b"profile:", b"start: 4", b"compute: [0, 1]", b"{profile: 1g.5gb, start: 6}",
     b"1g.10gb.me", b"-me", b"GPU-12345678-1234-1234-1234-123456789abc", b"[0, 1]", b"gb", b"g.",
 )  # fmt: skip
 _CLIENT_WORDS = (
@@ -252,6 +263,11 @@ _CONFIGS = (
     (
         b"version: v1\nmig-configs:\n  a: [{devices: [0000:3b:00.0, 3], mig-enabled: true, "
         b"mig-devices: {1c.3g.20gb: 2, 1g.10gb+me: 1}, device-filter: '0x20B010DE:0x134F10DE'}]\n"
+    ),
+    (
+        b"version: v1\nmig-configs:\n  a:\n  - devices: all\n    mig-enabled: true\n"
+        b"    mig-instances:\n    - {profile: 3g.20gb, start: 4, compute: [1c.3g.20gb, 7]}\n"
+        b"    - {profile: 1g.5gb, start: 0, compute: []}\n    - {profile: 2g.10gb, start: 2}\n"
     ),
 )
 _CLIENTS = (
@@ -296,7 +312,7 @@ TARGETS = (
         "config",
         400,
         check_config,
-        (*_READING, configs, entries, devices, export, compute, check),
+        (*_READING, configs, entries, instances, devices, export, compute, exact, use, check),
         _CONFIGS,
         _CONFIG_WORDS,
     ),

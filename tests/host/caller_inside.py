@@ -3,8 +3,9 @@
 usage: caller_inside.py CASES RESULTS [agent]
 
 CASES: a file with JSON, a list of [object, interface, method, signature, arguments], where options
-are [signature, value]. RESULTS: where the name and the text of each error go, "" for none. A job
-that was begun is waited for. agent: with an agent of polkit, as migctl has it.
+are [signature, value], and "checkpoint of all-enabled" is one of this node. RESULTS: where the name
+and the text of each error go, "" for none. A job that was begun is waited for. agent: with an agent
+of polkit, as migctl has it.
 """
 
 import asyncio
@@ -20,6 +21,7 @@ from migd.bus.values import variant
 from migd.cli.agent import agent
 
 _DIGEST = "digest of "
+_CHECKPOINT = "checkpoint of "
 
 
 async def main(cases: Path, results: Path, *, asking: bool) -> None:
@@ -38,13 +40,25 @@ async def main(cases: Path, results: Path, *, asking: bool) -> None:
 async def one(
     connection: Connection, path: str, interface: str, member: str, signature: str, given: list[Any]
 ) -> None:
-    arguments = [await options(connection, a) if isinstance(a, dict) else a for a in given]
+    arguments = [
+        await options(connection, a) if isinstance(a, dict) else await words(connection, a)
+        for a in given
+    ]
     reply = await connection.call(
         names.BUS_NAME, path, interface, member, signature, arguments,
         timeout_s=60, interactive=True,
     )  # fmt: skip
-    if member == "Apply":
+    if member in ("Apply", "Restore"):
         await manager(connection, "WaitJob", "u", [reply[0]])
+
+
+async def words(connection: Connection, given: Any) -> Any:
+    if not str(given).startswith(_CHECKPOINT):
+        return given
+    made = json.loads((await manager(connection, "Checkpoint", "a{sv}", [{}]))[0])
+    for device in made["MigState"]["Devices"]:
+        device |= {"MigMode": int(given.endswith("-enabled")), "GpuInstances": None}
+    return json.dumps(made)
 
 
 async def options(connection: Connection, given: dict[str, Any]) -> dict[str, Any]:

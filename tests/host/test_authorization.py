@@ -17,6 +17,7 @@ from migd.core.permissions import (
     PLAIN_OPTIONS,
     PUTTING_BACK,
     RELOADING,
+    RESTORING,
     STAGING,
     TABLE,
     Action,
@@ -123,6 +124,17 @@ def about(method: Method, options: Sequence[str]) -> Iterator[Case]:
         yield Case(method, ("all-enabled", {}), named | {When.SETS_MODE})
 
 
+def restoring(options: Sequence[str]) -> Iterator[Case]:
+    """Restore, with each option, and with a plan that sets modes."""
+    on, off = "checkpoint of all-enabled", "checkpoint of all-disabled"
+    yield Case(RESTORING, (on, {}))
+    for name in options:
+        deciding = frozenset({When(name)} if name in set(When) else ())
+        yield Case(RESTORING, (on, option(name)), deciding)
+    yield Case(RESTORING, (off, {}), frozenset({When.SETS_MODE}))
+    yield Case(RESTORING, (on, {}), frozenset({When.SETS_MODE}))
+
+
 def free(member: str, *arguments: Any) -> Case:
     return Case((names.MANAGER, member), arguments)
 
@@ -134,11 +146,13 @@ EVERY = [
     free("Assert", "all-disabled", {}),
     free("Export", {}),
     free("Generate", {}),
+    free("Checkpoint", {}),
     free("ListClients", {}),
     free("GetConfig", "all-enabled"),
     free("GetGpu", "0"),
     *about(APPLYING, tuple(VALUES)),
     *about(STAGING, ("gpus", "mode-only")),
+    *restoring(tuple(VALUES)),
     Case(PUTTING_BACK, ({},), frozenset({When.MAY_REBOOT})),
     Case(RELOADING),
 ]

@@ -44,6 +44,7 @@ def profiles(key: str) -> tuple[Profile, ...]:
             multiprocessors=row["sm"],
             engines=Engines(*(row[engine] for engine in ENGINE_KEYS)),
             placements=tuple(Placement(p["start"], p["size"]) for p in row["placements"]),
+            enum=row["enum_value"],
         )
         for row in simulated.board(key).profiles
     )

@@ -1,7 +1,6 @@
 """Configs generated from the hardware."""
 
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 
@@ -11,9 +10,9 @@ from migd.config.generate import generated, merged
 from migd.config.use import targets
 from migd.core.model import Gpu
 from migd.core.plan import plan
+from tests.data import mig_parted
 from tests.support import boards
 
-GENERATED = Path(__file__).parents[2] / "data/mig_parted/generated.yaml"
 A100 = "a100-40gb"
 A30 = "a30-24gb"
 
@@ -119,8 +118,8 @@ def test_the_file_wins_by_name() -> None:
 
 
 def test_it_is_what_mig_parted_generates() -> None:
-    boards_there = ("h100-80gb-sxm5", "h100-80gb-sxm5", A100, A30, "rtx-pro-6000-blackwell-96gb")
-    theirs = load(GENERATED.read_text(), "generated.yaml").configs
-    ours = load(rendered(generated(node(*boards_there))), "ours.yaml").configs
+    keys = [key for key, count in mig_parted.BOARDS for _ in range(count)]
+    theirs = load(mig_parted.GENERATED, "generated.yaml").configs
+    ours = load(rendered(generated(node(*keys))), "ours.yaml").configs
     assert ours == theirs
     assert [*ours] == [*theirs]
