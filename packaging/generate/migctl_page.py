@@ -11,6 +11,9 @@ _EXAMPLES = (
     ("See what a change would do, and who is in the way:", "migctl plan all-1g.10gb"),
     ("Do it, and follow it to the end:", "migctl apply all-1g.10gb"),
     ("The same for one GPU and a file:", "migctl apply -g 0 -f layout.yaml"),
+    ("Keep what is there:", "migctl checkpoint before.json"),
+    ("Give it back, each instance in its place:", "migctl restore before.json"),
+    ("Begin a file with what the hardware gives:", "migctl generate > /etc/migd/config.yaml"),
     ("Judge a file before it goes to a host:", "migctl check config.yaml"),
 )
 

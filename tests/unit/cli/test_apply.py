@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -64,6 +65,30 @@ job 7: done
   GPU 0  done
 """
     )
+
+
+def test_restore_is_followed_as_apply_is_and_can_be_looked_at_first(
+    bus: PrivateBus, capsys: Captured, tmp_path: Path
+) -> None:
+    def setup(fake: Daemon) -> None:
+        ends("done", DONE)(fake)
+        fake.answers["Restore"] = fake.answers["Apply"]
+        fake.answers["Plan"] = ({"impact": variant("s", "none")}, [])
+
+    path = tmp_path / "checkpoint.json"
+    path.write_text('{"Version":"v1"}')
+    given = ("restore", str(path), "-g", "1", "--mode-only", "--terminate", "--expect", "d")
+    options = {"gpus": ["1"], "mode-only": True, "terminate": True, "expect": "d"}
+    code, fake = against(bus, setup, *given)
+    assert code == Exit.DONE
+    assert fake.calls == [("Restore", ('{"Version":"v1"}', options)), ("WaitJob", (7,))]
+    assert "job 7: done" in capsys.readouterr().out
+    code, fake = against(bus, setup, *given, "--plan")
+    assert fake.calls == [("Plan", ("", {**options, "checkpoint": '{"Version":"v1"}'}))]
+    assert capsys.readouterr().out.startswith("nothing to do\nimpact: none\n")
+    code, fake = against(bus, setup, "restore", str(path), "--no-wait")
+    assert fake.members() == ["Restore"]
+    assert against(bus, setup, "restore", str(tmp_path / "none"))[0] == Exit.WRONG_USE
 
 
 def test_what_followed_the_change_is_told(bus: PrivateBus, capsys: Captured) -> None:
