@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migd.config.checkpoint import as_text, checkpoint
@@ -56,6 +56,7 @@ def test_what_mig_parted_wrote_comes_back_and_is_written_as_it_did() -> None:
     assert again == there
 
 
+@settings(max_examples=15)
 @given(st.data())
 @pytest.mark.parametrize("key", boards.boards())
 def test_what_is_written_comes_back_at_its_places(key: str, data: st.DataObject) -> None:

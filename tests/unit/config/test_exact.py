@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migd.config.configs import Config, load
@@ -250,6 +250,7 @@ def off(gpu: Gpu) -> Gpu:
     return replace(gpu, instances=(), processes=(), mode=Mode.DISABLED, pending=Mode.DISABLED)
 
 
+@settings(max_examples=30)
 @given(st.data())
 @pytest.mark.parametrize("key", boards.boards())
 def test_what_is_exported_comes_back_at_its_places(key: str, data: st.DataObject) -> None:
