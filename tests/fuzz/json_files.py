@@ -85,12 +85,12 @@ def check_request(data: bytes) -> None:
 
 def check_checkpoint(data: bytes) -> None:
     """It is a text that can be applied, or refused as a person can read it."""
-    refusal = ""
+    text = refusal = ""
     try:
         text = as_text(data.decode(errors="replace"), [_GPU])
     except MigdError as refused:
         refusal = str(refused)
-    if refusal:
+    if not text:
         assert refusal.isprintable(), refusal
         assert len(refusal) < 4000, refusal
         return
