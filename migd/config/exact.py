@@ -115,5 +115,5 @@ def _named(name: str, present: GpuInstance | None) -> int:
 
 
 def _starts(placements: Sequence[Placement]) -> str:
-    *most, last = sorted(p.start for p in placements)
-    return f"{', '.join(map(str, most))} or {last}" if most else f"{last}"
+    starts = [str(start) for start in sorted(p.start for p in placements)]
+    return " or ".join(part for part in (", ".join(starts[:-1]), *starts[-1:]) if part) or "none"
