@@ -115,7 +115,7 @@ def test_everything_has_a_documentation() -> None:
         stripped = line.strip()
         if stripped.startswith(("<property ", "<method ")):
             name = stripped.split('name="')[1].split('"')[0]
-            before = "\n".join(lines[max(0, number - 14) : number])
+            before = "\n".join(lines[max(0, number - 20) : number])
             assert f" {name}: " in before, f"{name} is not documented"
 
 
