@@ -4,6 +4,9 @@ from enum import IntEnum
 
 from migd.names import DBUS_ERROR, ERROR
 
+# What the bus says in place of the daemon that it could not start, in its own name or systemd's.
+_NOT_STARTED = (f"{DBUS_ERROR}.Spawn.", "org.freedesktop.systemd1.")
+
 
 class Exit(IntEnum):
     """Exit codes; scripts rely on them."""
@@ -56,7 +59,7 @@ class Failure(Exception):
 
 def refused(name: str, message: str) -> Failure:
     """The failure that a D-Bus error means."""
-    if name.startswith(f"{DBUS_ERROR}.Spawn."):
+    if name.startswith(_NOT_STARTED):
         return Failure(Exit.NO_DAEMON, f"the daemon could not be started: {message}", name)
     code = _EXITS.get(name, Exit.FAILED)
     if code is Exit.NO_DAEMON:

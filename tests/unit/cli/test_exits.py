@@ -71,9 +71,17 @@ def test_a_refusal_is_told_as_it_is(
     assert capsys.readouterr() == ("", "migctl: do something else\n")
 
 
-@pytest.mark.parametrize("name", ["Spawn.ExecFailed", "NameHasNoOwner", "ServiceUnknown"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "DBus.Error.Spawn.ExecFailed",
+        "DBus.Error.NameHasNoOwner",
+        "DBus.Error.ServiceUnknown",
+        "systemd1.UnitMasked",
+    ],
+)
 def test_what_the_bus_says_of_a_daemon_that_is_not_there(name: str) -> None:
-    assert refused(f"org.freedesktop.DBus.Error.{name}", "").exit_code == Exit.NO_DAEMON
+    assert refused(f"org.freedesktop.{name}", "").exit_code == Exit.NO_DAEMON
 
 
 def test_a_refusal_as_json_has_its_name(bus: PrivateBus, capsys: Captured) -> None:
