@@ -9,47 +9,23 @@ from tests.bus.manager import changing_calls
 from tests.host.clients import ETC
 from tests.host.conftest import Boot
 from tests.host.host import Host
+from tests.host.migparted import FOLDER, HOOKS, OVERRIDE, UNIT, UNITS, enable
 from tests.support.daemon import options
 from tests.support.node import Node
 
-UNIT = "nvidia-mig-manager.service"
-TARGET = "nvidia-gpu-reset.target"
 CONFLICT = f"{names.ERROR}.Conflict"
-FOLDER = "/etc/nvidia-mig-manager"
 # What it was started with, and what it waits for in its work.
 SEEN, WAIT = "/run/seen", "/run/wait"
 
-# As mig-parted has them, but for the script, which does nothing to GPUs.
+# The script does nothing to GPUs.
 FILES = {
-    f"/usr/lib/systemd/system/{UNIT}": f"""\
-[Unit]
-Description=MIG by mig-parted
-DefaultDependencies=no
-After=nvidia-persistenced.service nvidia-fabricmanager.service
-Before={TARGET}
-
-[Service]
-Type=oneshot
-TimeoutStartSec=480
-ExecStart=/bin/bash {FOLDER}/service.sh
-
-[Install]
-WantedBy=multi-user.target {TARGET}
-""",
-    f"/usr/lib/systemd/system/{TARGET}": "[Unit]\nDescription=GPUs can be used\n",
+    **UNITS,
+    **HOOKS,
     f"{FOLDER}/service.sh": f"""\
 env >{SEEN}
 if [ -p {WAIT} ]; then read -r _ <{WAIT}; fi
 """,
-    f"{FOLDER}/hooks.yaml": f"""\
-version: v1
-hooks:
-    apply-start:
-    - workdir: "{FOLDER}"
-      command: "/bin/bash"
-      args: ["-x", "-c", "source hooks.sh; apply-start ${{MIG_PARTED_SELECTED_CONFIG}}"]
-""",
-    f"{ETC}/{UNIT}.d/override.conf": """\
+    OVERRIDE: """\
 [Service]
 Environment="MIG_PARTED_SELECTED_CONFIG=all-disabled"
 """,
@@ -77,10 +53,7 @@ SETTINGS = "# This node.\non-config-change: {on_change}  # as agreed\n"
 def prepared(host: Host) -> None:
     for path, text in FILES.items():
         host.write(path, text)
-    for wanting in ("multi-user.target", TARGET):
-        wants = host.disk / f"{ETC}/{wanting}.wants".lstrip("/")
-        wants.mkdir(parents=True, exist_ok=True)
-        (wants / UNIT).symlink_to(f"/usr/lib/systemd/system/{UNIT}")
+    enable(host)
     settings = SETTINGS.format(on_change="report")
     host.write("/etc/migd/migd.yaml", f"{settings}config: all-1g.10gb\n")
 
