@@ -90,6 +90,13 @@ def test_rpm_has_the_files_of_the_deb(built: Built) -> None:
     assert modes == {name: shown for name, shown in deb.items() if name in modes}
 
 
+def test_both_have_the_pages(built: Built) -> None:
+    pages = {f"/usr/share/doc/migd/docs/{page.name}" for page in (CHECKOUT / "docs").iterdir()}
+    assert len(pages) > 1
+    for files in (deb_files(built.deb), rpm_files(built.rpm)):
+        assert {name.removesuffix(".gz") for name in files} >= pages
+
+
 def test_the_interpreter(built: Built, tmp_path: Path) -> None:
     subprocess.run(["dpkg-deb", "--extract", built.deb, tmp_path], check=True)
     assert (tmp_path / "usr/bin/migd").read_text().startswith("#!/usr/lib/migd/bin/python3 -IB\n")

@@ -9,13 +9,16 @@ from pathlib import Path
 
 import pytest
 
-from migd import errors
+from migd import errors, names
 from migd.cli.arguments import parser
+from migd.cli.outcome import Exit
 from migd.config import clients, processes, settings, units
+from migd.core.job import Result
 from migd.host.log import Event
 from migd.nvml.client import Limits
 from migd.service.service import LIMITS
 from tests.packaging.built import CHECKOUT, output
+from tests.support.console import typed
 
 PAGES = ("migctl.1", "migd.yaml.5", "org.migd1.5", "migd.8")
 HAND = CHECKOUT / "packaging/man"
@@ -103,10 +106,51 @@ def test_every_member_of_the_contract(tmp_path: Path) -> None:
                 assert f"{argument.get('type')} {argument.get('name')}" in match[1]
             count += 1
     assert count > 50
-    for error in vars(errors).values():
-        known = isinstance(error, type) and issubclass(error, errors.MigdError)
-        if known and error is not errors.MigdError:
-            assert f"\n     {error.dbus_name}\n" in text
+    for error in every_error() - {errors.MigdError.dbus_name}:
+        assert f"\n     {error}\n" in text
+
+
+def every_error() -> set[str]:
+    own = [e for e in vars(errors).values() if isinstance(e, type)]
+    return {e.dbus_name for e in own if issubclass(e, errors.MigdError)}
+
+
+def test_the_page_of_errors() -> None:
+    text = (CHECKOUT / "docs/when-something-is-wrong.md").read_text()
+    explained = re.findall(r"^### `(.+)`$", text, re.MULTILINE)
+    assert len(explained) == len(set(explained))
+    assert set(explained) == every_error()
+    named = {name.rstrip(".") for name in re.findall(rf"{re.escape(names.ERROR)}\.\w+", text)}
+    assert named <= every_error()
+    codes, results = (
+        set(re.findall(rf"^\| {form} \|", text, re.MULTILINE)) for form in (r"(\d+)", r"`(\w+)`")
+    )
+    assert codes == {str(int(code)) for code in Exit}
+    assert results == set(Result)
+
+
+def test_the_page_of_the_switch() -> None:
+    """All that nvidia-mig-parted v0.15.0 has, by its --help."""
+    text = (CHECKOUT / "docs/coming-from-nvidia-mig-parted.md").read_text()
+    table = text.partition("## Verb by verb")[2].partition("\n## ")[0]
+    for verb in ("apply", "assert", "export", "generate-config", "checkpoint", "restore"):
+        assert re.search(rf"^\| .*`{verb}\b.* \|", table, re.MULTILINE), verb
+    variables = (
+        "CONFIG_FILE", "SELECTED_CONFIG", "HOOKS_FILE", "SKIP_RESET", "MODE_CHANGE_ONLY",
+        "VALID_CONFIG", "OUTPUT_FORMAT", "OUTPUT_FILE", "CONFIG_LABEL", "CHECKPOINT_FILE", "DEBUG",
+    )  # fmt: skip
+    for variable in variables:
+        assert table.count(f"`MIG_PARTED_{variable}`") == 1, variable
+
+
+def test_what_is_typed_in_the_pages() -> None:
+    """That migctl takes it."""
+    pages = [f"docs/{page.name}" for page in (CHECKOUT / "docs").iterdir()]
+    commands = [one.command for page in pages for one in typed(page)]
+    calls = [c.split()[1:] for c in commands if c.startswith("migctl ")]
+    assert len(calls) > 10
+    for call in calls:
+        parser().parse_args(call)
 
 
 def test_options_of_the_daemon() -> None:
