@@ -19,6 +19,7 @@ exit codes:
   3  no daemon
   4  not allowed
   5  could not tell
+  130  ended by Ctrl-C; a job that it has started goes on
 """
 _IMPACTS = ("none", "instances", "gpu", "reset")
 _KINDS = ("config", "clients", "settings", "hooks")

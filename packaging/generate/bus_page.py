@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import security_page
-from mdoc import finished, head, items, prose, sentence, word
+from mdoc import capital, finished, head, items, prose, sentence, word
 
 from migd import errors, names
 
@@ -15,10 +15,18 @@ _CONTRACT = Path(errors.__file__).parents[1] / "dbus/org.migd1.xml"
 _KEY = re.compile(r"^\s+(?P<key>[a-z-]+) \((?P<type>[a-z{}()]+)\): (?P<text>.*)$")
 _ERROR = re.compile(r"^\s+\+-- (?P<names>\w+(?:, \w+)*)(?: {2,}(?P<text>.*))?$", re.MULTILINE)
 _KINDS = (("method", "Methods"), ("signal", "Signals"), ("property", "Properties"))
-_CALLS = (
-    ("Plan", "'sa{sv}' all-1g.10gb 0"),
-    ("Apply", "'sa{sv}' all-1g.10gb 0"),
-    ("WaitJob", "u 1"),
+# Of those that stand in one line, because they need no words.
+_NOT_THERE = "what is named is not there"
+_AT = f"{names.BUS_NAME} {names.ROOT} {names.MANAGER}"
+_EXAMPLES = (
+    ("What would be done, and who is in the way:", f"call {_AT} Plan 'sa{{sv}}' all-1g.10gb 0"),
+    ("Do it; the answer is the id of the job:", f"call {_AT} Apply 'sa{{sv}}' all-1g.10gb 0"),
+    ("Wait for its end:", f"--timeout=300 call {_AT} WaitJob u 1"),
+    (
+        "With two options, the GPUs and the most that may happen:",
+        f"call {_AT} Apply 'sa{{sv}}' all-1g.10gb 2 gpus as 1 0 max-impact s reset",
+    ),
+    ("Whether the node is as wanted:", f"get-property {_AT} Match"),
 )
 
 
@@ -59,14 +67,14 @@ def text() -> str:
                 lines += items((_signature(e), _body(e, told)) for e, told in found)
     lines += [
         ".Sh ERROR NAMES",
-        *items((f"Er {name}", sentence(text) if text else []) for name, text in _errors()),
+        *items((f"Er {name}", sentence(text)) for name, text in _errors()),
         *security_page.lines(),
         ".Sh EXAMPLES",
     ]
-    for member, arguments in _CALLS:
-        where = f"{names.BUS_NAME} {names.ROOT} {names.MANAGER}"
-        lines += [f".Dl busctl call {where} {member} {arguments}"]
-    lines += [
+    for what, call in _EXAMPLES:
+        lines += [*prose(what), f".Dl busctl {call}", ".Pp"]
+    lines = [
+        *lines[:-1],
         ".Sh VERSIONING",
         "Methods, properties, options, keys and words may be added; what is there stays as it is.",
         "A break would be another name on the bus, beside this one.",
@@ -140,12 +148,11 @@ def _body(element: ET.Element, told: Told) -> list[str]:
 
 
 def _capital(text: str) -> list[str]:
-    text = text.strip()
-    return prose(text[:1].upper() + text[1:])
+    return prose(capital(text.strip()))
 
 
 def _errors() -> Iterator[tuple[str, str]]:
     """Names on the bus, and what the tree at the head of the module says of each."""
     for match in _ERROR.finditer(errors.__doc__ or ""):
         for name in match["names"].split(", "):
-            yield getattr(errors, name).dbus_name, match["text"] or ""
+            yield getattr(errors, name).dbus_name, match["text"] or _NOT_THERE

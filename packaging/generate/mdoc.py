@@ -8,6 +8,8 @@ from collections.abc import Iterable
 
 _WIDTH = 78
 # mdoc wants each sentence on a line of its own.
+# The words of an enumeration, or the name of a file.
+_LITERAL = re.compile(r"[a-z-]+(?:, | or [a-z-]+[:;.]|; |: |\.[a-z])")
 _SENTENCE = re.compile(r"(?<=[A-Za-z0-9)\]\"'][.!?]) +(?=[A-Za-z@])")
 
 
@@ -27,7 +29,12 @@ def prose(text: str) -> list[str]:
 
 def sentence(words: str) -> list[str]:
     """The same, of words that begin small and have no full stop."""
-    return prose(f"{words[:1].upper()}{words[1:]}.")
+    return prose(f"{capital(words)}.")
+
+
+def capital(words: str) -> str:
+    """With the first letter of a sentence, unless what stands first is to be taken as it is."""
+    return words if _LITERAL.match(words) else f"{words[:1].upper()}{words[1:]}"
 
 
 def escaped(line: str) -> str:

@@ -5,16 +5,28 @@ import re
 from mdoc import finished, head, items, prose, sentence, word
 from program import Argument, Option, Verb, program
 
-_EXIT = re.compile(r"^ +(\d) +(.*)$", re.MULTILINE)
+_EXIT = re.compile(r"^ +(\d+) +(.*)$", re.MULTILINE)
 _EXAMPLES = (
     ("See every GPU as a bar of slices:", "migctl status"),
     ("See what a change would do, and who is in the way:", "migctl plan all-1g.10gb"),
     ("Do it, and follow it to the end:", "migctl apply all-1g.10gb"),
-    ("The same for one GPU and a file:", "migctl apply -g 0 -f layout.yaml"),
-    ("Keep what is there:", "migctl checkpoint before.json"),
+    ("Keep what is there as nvidia-mig-parted does:", "migctl checkpoint before.json"),
     ("Give it back, each instance in its place:", "migctl restore before.json"),
     ("Begin a file with what the hardware gives:", "migctl generate > /etc/migd/config.yaml"),
+    ("Keep what is there now in a file:", "migctl export >layout.yaml"),
+    ("Make one GPU what the file says:", "migctl apply -g 0 -f layout.yaml"),
+    ("Find out in a script whether all is as the file says:", "migctl assert -f layout.yaml"),
     ("Judge a file before it goes to a host:", "migctl check config.yaml"),
+)
+
+_ENVIRONMENT = (
+    ".Sh ENVIRONMENT",
+    *items(
+        [
+            ("Ev DBUS_SYSTEM_BUS_ADDRESS", prose("The bus, where it is not the system's.")),
+            ("Ev NO_COLOR", prose("If it is set, output has no color unless --color asks for it.")),
+        ]
+    ),
 )
 
 
@@ -34,7 +46,8 @@ def text() -> str:
         *prose(made.description),
         *prose(
             "It asks the daemon migd for everything, over the system bus, and starts it where it "
-            "does not run. Reading is free to everybody; changing is for root."
+            "does not run. Everybody may look. Root may change everything, and members of group "
+            "migd almost everything; others are asked for an administrator's password."
         ),
         ".Pp",
         "Configurations are named in",
@@ -46,13 +59,20 @@ def text() -> str:
         ".Sh OPTIONS",
         "These can stand before the verb or behind it.",
         *items((_option(option), _words(option)) for option in made.options),
+        *_ENVIRONMENT,
         ".Sh EXIT STATUS",
-        *items(((code, prose(means)) for code, means in _EXIT.findall(made.epilog)), width="0"),
+        *items(((code, prose(means)) for code, means in _EXIT.findall(made.epilog)), width="130"),
         ".Sh EXAMPLES",
     ]
     for what, command in _EXAMPLES:
         lines += [*prose(what), f".Dl {command}", ".Pp"]
-    lines = [*lines[:-1], ".Sh SEE ALSO", ".Xr migd.yaml 5 ,", ".Xr org.migd1 5 ,", ".Xr migd 8"]
+    lines = [
+        *lines[:-1],
+        ".Sh SEE ALSO",
+        ".Xr migd.yaml 5 ,",
+        ".Xr org.migd1 5 ,",
+        ".Xr migd 8",
+    ]
     return finished(lines)
 
 

@@ -12,8 +12,9 @@ import pytest
 from migd import errors, names
 from migd.cli.arguments import parser
 from migd.cli.outcome import Exit
-from migd.config import clients, processes, settings, units
+from migd.config import check, clients, processes, settings, units
 from migd.core.job import Result
+from migd.core.listed import From, Listed, ListedProcess, ListedUnit, Unlisted
 from migd.host.log import Event
 from migd.nvml.client import Limits
 from migd.service.service import LIMITS
@@ -72,6 +73,47 @@ def test_settings() -> None:
         assert described
         built_in = getattr(Limits(), LIMITS[key]) if key in LIMITS else limit.built_in
         assert described[1].endswith(f": {built_in:g}."), key
+
+
+def words(part: str, key: str) -> list[str]:
+    """Those that a key can have, in the order of the page."""
+    (found,) = re.findall(rf"^\.It Ic {key} : Cm (.*)$", part, re.MULTILINE)
+    return str(found).split(" | ")
+
+
+def test_the_first_word_is_the_default() -> None:
+    default, top = settings.Settings(), section("SETTINGS")
+    chosen = {
+        "config-authority": default.authority,
+        "on-config-change": default.on_change,
+        "drift": default.on_drift,
+        "boot": default.boot,
+        "reboot": default.reboot,
+    }
+    assert set(re.findall(r"^\.It Ic ([a-z-]+) : Cm", top, re.MULTILINE)) == set(chosen)
+    for key, value in chosen.items():
+        assert words(top, key)[0] == value
+        assert set(words(top, key)) == set(type(value))
+    listed, unit, process = re.split(r"^A (?:unit|process)\b", section("CLIENTS"), flags=re.M)
+    assert words(listed, "unlisted") == [Listed().unlisted, Unlisted.TERMINATE]
+    made = ListedUnit("a.service"), ListedProcess()
+    assert {m.since for m in made} == {words(part, "stop-for")[0] for part in (unit, process)}
+    assert words(unit, "stop-for") == words(process, "stop-for") == list(From)
+    assert not any((made[0].kill, made[1].kill, made[1].tree))
+    for part, key in ((unit, "kill"), (process, "kill"), (process, "tree")):
+        assert words(part, key) == ["false", "true"]
+
+
+def test_examples_of_files() -> None:
+    text = source("migd.yaml.5").partition(".Sh EXAMPLES")[2]
+    block = r"^\.Pa (\S+)[^\n]*\n(?:of [^\n]*\n)?\.Bd[^\n]*\n(.*?)^\.Ed$"
+    found = [
+        check.judged(body.encode(), name)
+        for name, body in re.findall(block, text, re.MULTILINE | re.DOTALL)
+    ]
+    assert len(found) == text.count(".Bd")
+    assert {file.kind for file in found} == set(check.Kind) - {check.Kind.HOOKS}
+    assert [fault for file in found for fault in file.faults] == []
 
 
 def test_clients() -> None:
