@@ -97,7 +97,8 @@ def blockers(
             Blocker(
                 ImpactExceeded(
                     f"the plan has impact {plan.impact} on {', '.join(reach)}, and the most "
-                    f"allowed is {request.max_impact}: allow it with max-impact={plan.impact}"
+                    f"allowed is {request.max_impact}: allow it with max-impact={plan.impact} "
+                    f"(migctl apply --max-impact {plan.impact})"
                 )
             )
         )

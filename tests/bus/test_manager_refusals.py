@@ -192,7 +192,7 @@ def test_more_than_the_caller_allows(
     assert [b["kind"] for b in summary["blockers"]] == ["impact"]
     name, message = node.daemon.refused("Apply", "sa{sv}", config, options(given))
     assert name == f"{names.ERROR}.ImpactExceeded"
-    assert f"max-impact={impact}" in message
+    assert f"max-impact={impact} (migctl apply --max-impact {impact})" in message
     assert message == summary["blockers"][0]["message"]
 
 
