@@ -149,7 +149,9 @@ def test_every_member_of_the_contract(tmp_path: Path) -> None:
             count += 1
     assert count > 50
     for error in every_error() - {errors.MigdError.dbus_name}:
-        assert f"\n     {error}\n" in text
+        assert re.search(rf"\n     {re.escape(error)}\n {{6,}}\w", text), error
+    # Words that are to be taken as they are do not begin like a sentence.
+    assert re.search(r"MigMode \(s\)\n +disabled, enabled or unsupported\.", text)
 
 
 def every_error() -> set[str]:
