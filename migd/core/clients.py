@@ -326,7 +326,10 @@ def _hinders(plan: GpuPlan, use: Use) -> bool:
         return True
     if plan.whole:
         return use.how is not How.OPEN
-    return use.gi is not None and use.gi in plan.gone
+    if use.gi in plan.gone:
+        return True
+    # Of whoever has a GPU instance it is not always known which compute instance in it.
+    return any(gi == use.gi and use.ci in (None, ci) for gi, ci in plan.parts)
 
 
 def _watching(plan: Plan, client: Client) -> tuple[Use, ...]:

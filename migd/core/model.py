@@ -4,7 +4,7 @@ Placements count memory slices, compute placements compute slices inside the GPU
 as NVML does. Profile ids are those that nvidia-smi prints and nvmlDeviceCreateGpuInstance takes.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Annotated
 
@@ -169,12 +169,14 @@ class Wanted:
     compute: compute profile ids, or None for the one instance that fills it
     placement: None where any will do
     gi: the id it had when it was settled; only the order of creation follows it
+    uuids: of MIG devices in it that were there before; of alike ones these stay
     """
 
     profile_id: int
     compute: tuple[int, ...] | None = None
     placement: Placement | None = None
     gi: int | None = None
+    uuids: tuple[str, ...] = field(default=(), compare=False)
 
 
 @dataclass(frozen=True)
@@ -212,7 +214,9 @@ class Layout:
         """The layout as something to want, with its placements."""
         return Target(
             self.mode,
-            tuple(Wanted(i.profile_id, i.compute, i.placement, i.gi) for i in self.instances),
+            tuple(
+                Wanted(i.profile_id, i.compute, i.placement, i.gi, i.uuids) for i in self.instances
+            ),
         )
 
 

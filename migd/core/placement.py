@@ -2,7 +2,7 @@
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import cache, lru_cache, reduce
 from itertools import combinations, product
 from operator import or_
@@ -32,8 +32,7 @@ def arrange(
         if placed is not None:
             spots = {n: i.placement for n, i in kept.items()} | dict(zip(rest, placed, strict=True))
             return tuple(
-                (kept.get(n), Wanted(w.profile_id, w.compute, spots[n], w.gi))
-                for n, w in enumerate(wanted)
+                (kept.get(n), replace(w, placement=spots[n])) for n, w in enumerate(wanted)
             )
     return None
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from math import inf
 
+from migd.core.inside import staying
 from migd.core.model import (
     Gpu,
     GpuInstance,
@@ -35,7 +36,9 @@ class GpuPlan:
 
     goal: what it has after them, with every placement
     kept: ids of the GPU instances that stay
-    gone: ids of those that go, or whose compute instances do
+    gone: ids of those that go, or whose compute instances all do
+    parts: ids of the compute instances that go while others beside them stay, each after that of
+    its GPU instance
     whole: whether the steps need the GPU to be idle as a whole
     switches: whether its MIG mode changes
     """
@@ -45,6 +48,7 @@ class GpuPlan:
     steps: tuple[Step, ...]
     kept: tuple[int, ...]
     gone: tuple[int, ...]
+    parts: tuple[tuple[int, int], ...]
     whole: bool
     switches: bool
 
@@ -71,6 +75,13 @@ class Plan:
     def sets_mode(self) -> bool:
         """Whether it sets the MIG mode of a GPU, and so resets it where that takes a reset."""
         return any(isinstance(s, SetMode) for g in self.gpus for s in g.steps)
+
+    @property
+    def only_adds(self) -> bool:
+        """Whether it creates instances beside others, and nothing else."""
+        steps = [s for g in self.gpus for s in g.steps]
+        adds = all(isinstance(s, CreateInstance | CreateCompute) for s in steps)
+        return adds and not any(g.whole for g in self.gpus)
 
     @property
     def digest(self) -> str:
@@ -112,7 +123,7 @@ def plan_gpu(gpu: Gpu, target: Target, settled: Layout | None = None) -> GpuPlan
         DestroyInstance(i.id, i.profile_id, i.placement) for i in gpu.instances if i.id not in stay
     ]
     change = [
-        step for instance, want in pairs if instance for step in _compute_steps(instance, want)
+        step for instance, want in pairs if instance for step in _compute_steps(gpu, instance, want)
     ]
     create = _creations((w for instance, w in pairs if instance is None), settled)
     # Instances go before the mode does, and come after it.
@@ -164,12 +175,12 @@ def _arrangement(
     return pairs
 
 
-def _compute_steps(instance: GpuInstance, want: Wanted) -> tuple[Step, ...]:
+def _compute_steps(gpu: Gpu, instance: GpuInstance, want: Wanted) -> tuple[Step, ...]:
     if matches(instance, want):
         return ()
-    # Compute instances of one GPU instance are few and cheap: replace them as a whole.
-    destroy = [DestroyCompute(instance.id, ci.id) for ci in instance.compute]
-    create = [] if want.compute == () else [CreateCompute(instance.id, want.compute)]
+    stay, missing = staying(gpu, instance, want)
+    destroy = [DestroyCompute(instance.id, ci.id) for ci in instance.compute if ci not in stay]
+    create = [] if missing == () else [CreateCompute(instance.id, missing)]
     return (*destroy, *create)
 
 
@@ -190,13 +201,19 @@ def _creations(wanted: Iterable[Wanted], settled: Layout | None) -> Iterator[Cre
 
 
 def _finish(gpu: Gpu, goal: Target, steps: tuple[Step, ...], kept: tuple[int, ...]) -> GpuPlan:
-    # All compute instances of a GPU instance go together, so its id is enough.
-    gone = sorted({s.gi for s in steps if isinstance(s, DestroyInstance | DestroyCompute)})
+    gone = {s.gi for s in steps if isinstance(s, DestroyInstance)}
+    parts = [(s.gi, s.ci) for s in steps if isinstance(s, DestroyCompute)]
+    # Where all compute instances of a GPU instance go, its id is enough.
+    for instance in gpu.instances:
+        if instance.compute and all((instance.id, ci.id) in parts for ci in instance.compute):
+            gone.add(instance.id)
     # The mode, and a GPU instance that is created beside no other, need the whole GPU idle (mig-ug;
     # the driver's check in kmigmgrCreateGPUInstanceCheck_GA100).
     first = not kept and any(isinstance(s, CreateInstance) for s in steps)
     switches = any(isinstance(s, SetMode) and s.mode != gpu.mode and not s.pending for s in steps)
-    return GpuPlan(gpu, goal, steps, kept, tuple(gone), first or switches, switches)
+    alone = tuple(part for part in parts if part[0] not in gone)
+    whole = first or switches
+    return GpuPlan(gpu, goal, steps, kept, tuple(sorted(gone)), alone, whole, switches)
 
 
 def offers(gpu: Gpu) -> str:

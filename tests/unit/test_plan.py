@@ -69,7 +69,11 @@ def reached(gpu: Gpu, target: Target, before: Gpu) -> None:
 
 def holders(planned: GpuPlan) -> tuple[Process, ...]:
     """Those that use what the steps destroy, by NVML's list."""
-    return tuple(p for p in planned.gpu.processes if planned.whole or p.gi in planned.gone)
+    return tuple(
+        p
+        for p in planned.gpu.processes
+        if planned.whole or p.gi in planned.gone or (p.gi, p.ci) in planned.parts
+    )
 
 
 def in_the_way(key: str, planned: GpuPlan) -> set[Process]:
@@ -411,6 +415,31 @@ def test_compute_instances_change_inside_an_instance_that_stays() -> None:
     assert holders(planned) == (users[0],)
     emptied = plan_gpu(gpu, on(Wanted(9, ()), Wanted(9)))
     assert emptied.steps == (DestroyCompute(1, 0), DestroyCompute(1, 1))
+
+
+def test_compute_instances_stay_beside_those_that_go() -> None:
+    inside = boards.compute((0, 0, 0))
+    split = replace(boards.instance(H100, 1, 9, 0), compute=inside)
+    users = [Process(10 + n, 1, n) for n in (0, 2)]
+    gpu = boards.gpu(H100, [split], processes=users)
+    # One less: the one that nobody uses.
+    planned = plan_gpu(gpu, on(Wanted(9, (0, 0))))
+    assert planned.steps == (DestroyCompute(1, 1),)
+    assert (planned.gone, planned.parts, holders(planned)) == ((), ((1, 1),), ())
+    # Or the one that is meant, whoever uses it.
+    kept = (inside[0].uuid, inside[1].uuid)
+    planned = plan_gpu(gpu, on(Wanted(9, (0, 0), uuids=kept)))
+    assert planned.steps == (DestroyCompute(1, 2),)
+    assert holders(planned) == (users[1],)
+    # One more, where there is room for it beside the others.
+    fewer = replace(gpu, instances=(replace(split, compute=inside[:2]),))
+    assert plan_gpu(fewer, on(Wanted(9, (0, 0, 0)))).steps == (CreateCompute(1, (0,)),)
+    # Two slices have no place beside the one in the middle.
+    middle = replace(gpu, instances=(replace(split, compute=inside[1:2]),))
+    assert plan_gpu(middle, on(Wanted(9, (0, 1)))).steps == (
+        DestroyCompute(1, 1),
+        CreateCompute(1, (0, 1)),
+    )
 
 
 @pytest.mark.parametrize("present", [[], [(5, 0), (14, 4)]])
