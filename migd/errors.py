@@ -5,10 +5,11 @@
     +-- AccessDenied          the caller may not (standard AccessDenied)
     +-- InteractionRequired   somebody must authenticate for it, and nobody could be asked to
     +-- TooMany               too much is under way already (standard LimitsExceeded)
-    +-- NoSuchGpu, NoSuchConfig, NoSuchProfile, NoSuchJob
+    +-- NoSuchGpu, NoSuchInstance, NoSuchConfig, NoSuchProfile, NoSuchJob
     +-- ConfigRefused         a configuration file or text is refused
     +-- Overruled             migd.yaml decides what is asked for otherwise
     +-- NotSupported          the GPU or its driver cannot
+    +-- MigDisabled           there can be no instances: MIG mode is off
     +-- NoSpace               the instances do not fit on the GPU
     +-- Conflict              another unit of this host sets MIG by itself
     +-- InUse                 processes hold what must change
@@ -62,6 +63,10 @@ class NoSuchGpu(MigdError):
     dbus_name = f"{names.ERROR}.NoSuchGpu"
 
 
+class NoSuchInstance(MigdError):
+    dbus_name = f"{names.ERROR}.NoSuchInstance"
+
+
 class NoSuchConfig(MigdError):
     dbus_name = f"{names.ERROR}.NoSuchConfig"
 
@@ -93,6 +98,10 @@ class Overruled(MigdError):
 
 class NotSupported(MigdError):
     dbus_name = f"{names.ERROR}.NotSupported"
+
+
+class MigDisabled(MigdError):
+    dbus_name = f"{names.ERROR}.MigDisabled"
 
 
 class NoSpace(MigdError):

@@ -20,11 +20,12 @@ from migd.core.job import PastJob
 from migd.core.permissions import RELOADING, RESTORING
 from migd.errors import MigdError, NoSystemd
 from migd.printable import sentences
-from migd.service import audit
+from migd.service import audit, instances
 from migd.service.demand import Demand
 from migd.service.permit import Permit, Permits
 from migd.service.putback import PutBack
 from migd.service.service import Service
+from migd.service.view import View
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,8 @@ class Front:
         self._due: asyncio.TimerHandle | None = None
         self._heard = asyncio.Event()
         self._shown = objects.NONE
+        # What callers mean by a path is what they could see there.
+        self._view = View()
 
     async def open(self, service: Service, boot: PutBack) -> None:
         """Answer calls from now on. Raises NameTaken if another migd does."""
@@ -65,9 +68,8 @@ class Front:
         self.show()
         await self._exporter.start(
             {
-                names.MANAGER: {m: self._told(handler) for m, handler in self._manager().items()},
-                **_NO_METHODS,
-                names.JOB: {"Cancel": self._told(self._cancel)},
+                interface: {m: self._told(handler) for m, handler in handlers.items()}
+                for interface, handlers in self._handlers().items()
             }
         )
         await self._connection.request_name(names.BUS_NAME)
@@ -111,6 +113,7 @@ class Front:
             self._due.cancel()
             self._due = None
         if self._service:
+            self._view = self._service.view
             found = objects.objects(self._service)
             changed = {path: now for path, now in found.items() if self._shown.get(path) != now}
             gone = self._shown.keys() - found.keys()
@@ -124,6 +127,15 @@ class Front:
     def _asked(self) -> Service:
         assert self._service
         return self._service
+
+    def _handlers(self) -> dict[str, dict[str, Handler]]:
+        return {
+            names.MANAGER: self._manager(),
+            names.GPU: {"CreateInstance": self._create, "SetMigMode": self._set_mode},
+            names.GPU_INSTANCE: {"CreateInstance": self._create_compute, "Destroy": self._destroy},
+            names.COMPUTE_INSTANCE: {"Destroy": self._destroy_compute},
+            names.JOB: {"Cancel": self._cancel},
+        }
 
     def _manager(self) -> dict[str, Handler]:
         return {
@@ -230,19 +242,43 @@ class Front:
             with contextlib.suppress(NoSystemd):
                 await self._asked.conflicts.look()
 
+    async def _set_mode(self, call: Call, on: bool, given: dict[str, Variant]) -> tuple[Any, ...]:  # noqa: FBT001
+        gpu, _, _ = objects.meant(self._view, call.path)
+        request = options.of_instance(given, options.SET_MODE)
+        return await self._change(call, instances.set_mode(gpu, enabled=on, request=request))
+
+    async def _create(self, call: Call, profile: str, given: dict[str, Variant]) -> tuple[Any, ...]:
+        gpu, _, _ = objects.meant(self._view, call.path)
+        request = options.of_instance(given, options.CREATE)
+        return await self._change(call, instances.create(gpu, profile, request))
+
+    async def _create_compute(
+        self, call: Call, profile: str, given: dict[str, Variant]
+    ) -> tuple[Any, ...]:
+        gpu, (gi,), _ = objects.meant(self._view, call.path)
+        request = options.of_instance(given, options.CREATE_COMPUTE)
+        return await self._change(call, instances.create_compute(gpu, gi, profile, request))
+
+    async def _destroy(self, call: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        gpu, (gi,), _ = objects.meant(self._view, call.path)
+        request = options.of_instance(given, options.DESTROY)
+        return await self._change(call, instances.destroy(gpu, gi, request))
+
+    async def _destroy_compute(self, call: Call, given: dict[str, Variant]) -> tuple[Any, ...]:
+        gpu, (gi,), (ci,) = objects.meant(self._view, call.path)
+        request = options.of_instance(given, options.DESTROY_COMPUTE)
+        return await self._change(call, instances.destroy_compute(gpu, gi, ci, request))
+
+    async def _change(self, call: Call, change: instances.Change) -> tuple[Any, ...]:
+        number = await self._asked.change(change, await self._permit(call))
+        return number, names.job_path(number)
+
     async def _cancel(self, call: Call) -> None:
         await self._asked.cancel(int(call.path.rpartition("/")[2]), await self._permit(call))
 
     async def _permit(self, call: Call) -> Permit:
         caller = await self._bouncer.caller(call.sender)
         return self._permits.of(caller, interactive=call.interactive, aside=call.aside)
-
-
-_NO_METHODS: dict[str, dict[str, Handler]] = {
-    names.GPU: {},
-    names.GPU_INSTANCE: {},
-    names.COMPUTE_INSTANCE: {},
-}
 
 
 def _to_error(error: Exception) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from migd import __version__, names
 from migd.bus.tree import Objects
 from migd.core.clients import Blocked, Clearing, End, Standing, Stop
 from migd.core.holders import Holder, Use
+from migd.core.inside import compute_name
 from migd.core.job import ClientOutcome, Outcome, PastJob
 from migd.core.model import ComputeInstance, Gpu, GpuInstance, Process, Profile
 from migd.core.plan import GpuPlan
@@ -22,7 +23,7 @@ from migd.core.steps import (
     action,
     sentence,
 )
-from migd.errors import ConfigRefused, Conflict, Hung, ImpactExceeded, Nvml
+from migd.errors import ConfigRefused, Conflict, Hung, ImpactExceeded, NoSuchInstance, Nvml
 from migd.service.job import Job
 from migd.service.planning import Planned
 from migd.service.request import Blocker
@@ -52,6 +53,25 @@ def objects(service: Service) -> Objects:
     if job:
         found[names.job_path(job.begun.id)] = {names.JOB: _job(job)}
     return found
+
+
+def meant(
+    view: View, path: str
+) -> tuple[Gpu, tuple[GpuInstance, ...], tuple[ComputeInstance, ...]]:
+    """What the object of a GPU or an instance is: its GPU, and its instances as far as it is one.
+
+    Raises NoSuchInstance where it is gone.
+    """
+    for gpu in view.gpus:
+        if path == names.gpu_path(gpu.uuid):
+            return gpu, (), ()
+        for gi in gpu.instances:
+            if path == names.gpu_instance_path(gpu.uuid, gi.id):
+                return gpu, (gi,), ()
+            for ci in gi.compute:
+                if path == names.compute_instance_path(gpu.uuid, gi.id, ci.id):
+                    return gpu, (gi,), (ci,)
+    raise NoSuchInstance(f"what {path} was is gone")
 
 
 def _manager(service: Service, job: Job | None) -> Properties:
@@ -145,13 +165,10 @@ def _gpu_instance(gpu: Gpu, gi: GpuInstance) -> Properties:
 
 
 def _compute_instance(gpu: Gpu, gi: GpuInstance, ci: ComputeInstance, view: View) -> Properties:
-    slices = next((c.slices for c in gi.compute_profiles if c.id == ci.profile_id), 0)
-    fills = ci.profile_id == gi.default_compute
-    name = gpu.profile_name(gi.profile_id)
     return {
         "Id": ci.id,
         "GpuInstance": names.gpu_instance_path(gpu.uuid, gi.id),
-        "Profile": name if fills else f"{slices}c.{name}",
+        "Profile": compute_name(gpu, gi, ci),
         "ProfileId": ci.profile_id,
         "Placement": (ci.placement.start, ci.placement.size),
         "Uuid": ci.uuid,
@@ -163,7 +180,7 @@ def _job(job: Job) -> Properties:
     return {
         "Id": job.begun.id,
         "Type": job.begun.type,
-        "Config": job.begun.choice.label,
+        "Config": job.begun.label,
         "Gpus": list(job.gpus),
         "StartedByUid": job.begun.choice.uid,
         "StartTimestamp": job.begun.started,
@@ -338,7 +355,7 @@ def _running(job: Job) -> dict[str, Variant]:
     return {
         "id": Variant("u", begun.id),
         "type": Variant("s", begun.type),
-        "config": Variant("s", begun.choice.label),
+        "config": Variant("s", begun.label),
         "uid": Variant("u", begun.choice.uid),
         "result": Variant("s", ""),
         "start": Variant("t", begun.started),
@@ -351,7 +368,7 @@ def _past(past: PastJob) -> dict[str, Variant]:
     return {
         "id": Variant("u", past.id),
         "type": Variant("s", past.type),
-        "config": Variant("s", past.choice.label),
+        "config": Variant("s", past.label),
         "uid": Variant("u", past.choice.uid),
         "result": Variant("s", past.result.value),
         "start": Variant("t", past.started),

@@ -9,7 +9,7 @@ from dbus_next.signature import Variant
 from migd.config.export import Form
 from migd.core.model import Impact
 from migd.errors import InvalidRequest
-from migd.service.request import Request
+from migd.service.request import InstanceRequest, Request
 
 _SIGNATURES = {
     "text": "s",
@@ -28,9 +28,18 @@ LOOKING = (*_SIGNATURES, *_CHECKPOINT)
 # The checkpoint itself is no option of Restore.
 RESTORE = tuple(name for name in _SIGNATURES if name != "text")
 _WRITING = {"format": "s", "exact": "b"}
+_OF_INSTANCES = {"start": "u", "compute": "as", "profile": "s", "uuid": "s"}
+_TYPES = _SIGNATURES | _CHECKPOINT | _WRITING | _OF_INSTANCES
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")
-assert {k.replace("-", "_") for k in _SIGNATURES} < {f.name for f in fields(Request)}
+SET_MODE = ("max-impact", "expect", "terminate", "allow-reboot", "reset-peers")
+CREATE = ("start", "compute", "expect", "terminate")
+CREATE_COMPUTE = ("profile", "start", "expect")
+DESTROY = ("profile", "start", "expect", "terminate")
+DESTROY_COMPUTE = ("uuid", "expect", "terminate")
+assert {k.replace("-", "_") for k in _TYPES.keys() - _WRITING.keys()} < {
+    f.name for f in fields(InstanceRequest)
+}
 
 
 def request(
@@ -40,12 +49,7 @@ def request(
 
     Raises InvalidRequest with the key that is wrong, and the keys there are.
     """
-    kinds = {name: (_SIGNATURES | _CHECKPOINT)[name] for name in known}
-    given = {name.replace("-", "_"): _value(name, v, kinds) for name, v in options.items()}
-    if "gpus" in given:
-        given["gpus"] = tuple(given["gpus"])
-    if "max_impact" in given:
-        given["max_impact"] = _impact(given["max_impact"])
+    given = _given(options, known)
     if given.get("no_reset"):
         for other in ("allow-reboot", "reset-peers"):
             if given.get(other.replace("-", "_")):
@@ -55,12 +59,16 @@ def request(
     return Request(config, **given)
 
 
+def of_instance(options: Mapping[str, Variant], known: Collection[str]) -> InstanceRequest:
+    """Those of a method of a GPU or an instance. Raises InvalidRequest, as `request` does."""
+    return InstanceRequest("", **_given(options, known))
+
+
 def writing(
     options: Mapping[str, Variant], known: Collection[str] = tuple(_WRITING)
 ) -> tuple[Form, bool]:
     """Those of Export and Generate: the form, and whether it is to be exact."""
-    kinds = {name: _WRITING[name] for name in known}
-    given = {name: _value(name, value, kinds) for name, value in options.items()}
+    given = _given(options, known)
     form = _one_of("format", [*Form], given.get("format", Form.YAML))
     return Form(form), given.get("exact", False)
 
@@ -71,11 +79,22 @@ def none(options: Mapping[str, Variant]) -> None:
         raise InvalidRequest(f"there are no options here, {_listed(options)} was given")
 
 
-def _value(name: str, value: Variant, kinds: Mapping[str, str]) -> Any:
-    if name not in kinds:
-        raise InvalidRequest(f"unknown option {name!r}; there are {_listed(kinds)}")
-    if value.signature != kinds[name]:
-        raise InvalidRequest(f"option {name!r} has type {kinds[name]}, {value.signature} was given")
+def _given(options: Mapping[str, Variant], known: Collection[str]) -> dict[str, Any]:
+    given = {name.replace("-", "_"): _value(name, v, known) for name, v in options.items()}
+    for name in given.keys() & {"gpus", "compute"}:
+        given[name] = tuple(given[name])
+    if "max_impact" in given:
+        given["max_impact"] = _impact(given["max_impact"])
+    return given
+
+
+def _value(name: str, value: Variant, known: Collection[str]) -> Any:
+    if name not in known:
+        raise InvalidRequest(f"unknown option {name!r}; there are {_listed(known)}")
+    if value.signature != _TYPES[name]:
+        raise InvalidRequest(
+            f"option {name!r} has type {_TYPES[name]}, {value.signature} was given"
+        )
     return value.value
 
 

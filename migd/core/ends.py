@@ -41,6 +41,7 @@ def past_job(
         outcomes=tuple(every),
         clients=clients,
         after=after,
+        about=begun.about,
     )
 
 

@@ -142,7 +142,10 @@ class Choice:
 
 @dataclass(frozen=True)
 class PastJob:
-    """A job that has ended, as it is told and kept. Times are microseconds since the epoch."""
+    """A job that has ended, as it is told and kept. Times are microseconds since the epoch.
+
+    about: as in Begun
+    """
 
     id: U32
     type: str
@@ -156,6 +159,11 @@ class PastJob:
     outcomes: tuple[Outcome, ...]
     clients: tuple[ClientOutcome, ...] = field(default=(), metadata={LATER: True})
     after: Aftermath = field(default=NOTHING_AFTER, metadata={LATER: True})
+    about: str = field(default="", metadata={LATER: True})
+
+    @property
+    def label(self) -> str:
+        return self.about or self.choice.label
 
 
 def result_of(
@@ -198,6 +206,7 @@ class Begun:
     gpus: those that it changes; unchanged: those that have what is asked for already
     reset_peers: whether GPUs may be reset along that the driver resets only together
     asked: who wanted it
+    about: what it is shown as where its text was made by migd: a profile, or a mode
     """
 
     id: U32
@@ -209,6 +218,11 @@ class Begun:
     unchanged: tuple[Before, ...]
     reset_peers: bool = field(default=False, metadata={LATER: True})
     asked: Asked = field(default=BY_ITSELF, metadata={LATER: True})
+    about: str = field(default="", metadata={LATER: True})
+
+    @property
+    def label(self) -> str:
+        return self.about or self.choice.label
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,7 @@ def _action(name: str, does: str, **more: bool | Default) -> Action:
 APPLY = _action("apply", "apply a named MIG configuration")
 APPLY_TEXT = _action("apply-text", "apply a MIG configuration given as text")
 SET_MIG_MODE = _action("set-mig-mode", "change the MIG mode of GPUs, or reset them")
+MANAGE = _action("manage-instances", "create and destroy single MIG instances")
 STAGE = _action("stage", "choose the MIG configuration of the next boot")
 RELOAD = _action("reload", "have migd read its files again")
 TERMINATE = _action(
@@ -49,7 +50,7 @@ TERMINATE = _action(
 REBOOT = _action(
     "reboot", "reboot the host for a MIG mode", default=Default.EACH_TIME, operators=False
 )
-ACTIONS = (APPLY, APPLY_TEXT, SET_MIG_MODE, STAGE, RELOAD, TERMINATE, REBOOT)
+ACTIONS = (APPLY, APPLY_TEXT, SET_MIG_MODE, MANAGE, STAGE, RELOAD, TERMINATE, REBOOT)
 
 
 class When(StrEnum):
@@ -88,6 +89,11 @@ STAGING: Method = (names.MANAGER, "Stage")
 PUTTING_BACK: Method = (names.MANAGER, "PutBack")
 RELOADING: Method = (names.MANAGER, "Reload")
 CANCELING: Method = (names.JOB, "Cancel")
+SETTING_MODE: Method = (names.GPU, "SetMigMode")
+CREATING: Method = (names.GPU, "CreateInstance")
+DESTROYING: Method = (names.GPU_INSTANCE, "Destroy")
+CREATING_COMPUTE: Method = (names.GPU_INSTANCE, "CreateInstance")
+DESTROYING_COMPUTE: Method = (names.COMPUTE_INSTANCE, "Destroy")
 TABLE: dict[Method, tuple[Need, ...]] = {
     **{
         (names.MANAGER, member): FREE
@@ -125,14 +131,29 @@ TABLE: dict[Method, tuple[Need, ...]] = {
     ),
     RELOADING: (Need(When.ALWAYS, RELOAD),),
     CANCELING: (Need(When.ANOTHERS, None),),
+    SETTING_MODE: (
+        Need(When.ALWAYS, SET_MIG_MODE),
+        Need(When.TERMINATE, TERMINATE),
+        Need(When.ALLOW_REBOOT, REBOOT),
+    ),
+    **{
+        method: (Need(When.ALWAYS, MANAGE), Need(When.TERMINATE, TERMINATE))
+        for method in (CREATING, DESTROYING, DESTROYING_COMPUTE)
+    },
+    # It is in nobody's way.
+    CREATING_COMPUTE: (Need(When.ALWAYS, MANAGE),),
 }  # fmt: skip
 # Options that by themselves allow nothing.
 PLAIN_OPTIONS = ("gpus", "mode-only", "max-impact", "expect", "no-reset")
+# Those of methods about one instance.
+INSTANCE_OPTIONS = ("start", "compute", "profile", "uuid")
 
 # Rules see these, each as text; "" and those that are not there mean none.
 DETAILS = {
-    "type": "apply, stage, put-back, cancel or reload",
-    "config": "the name of the configuration, or (text)",
+    "type": "apply, set-mig-mode, create-instance, destroy-instance, stage, put-back, cancel or "
+    "reload",
+    "config": "the name of the configuration, or (text); of one instance its profile; of "
+    "set-mig-mode enabled or disabled",
     "text": "yes if the configuration is given as text, or no",
     "gpus": "UUIDs of the GPUs that it is about, with blanks between them",
     "gpu-indices": "their indices, likewise, which can change with the hardware",

@@ -36,7 +36,7 @@ def job_over(begun: Begun, past: PastJob) -> None:
             job=past.id,
             type=past.type,
             result=past.result,
-            config=shown(past.choice.config),
+            config=shown(past.about or past.choice.config),
             gpus=" ".join(o.gpu for o in past.outcomes),
             duration_usec=took,
             **_text(past.choice.text),

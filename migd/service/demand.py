@@ -52,7 +52,7 @@ class Demand:
         actions = () if own else to_cancel([g.action for g in begun.asked.grants])
         details = {
             "type": "cancel",
-            "config": shown(begun.choice.label),
+            "config": shown(begun.label),
             "text": "yes" if begun.choice.text else "no",
             **_gpus({b.gpu: b.index for b in begun.gpus}),
             "impact": begun.asked.impact,

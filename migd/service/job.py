@@ -29,6 +29,7 @@ def begin(
     asked: Asked,
     *,
     reset_peers: bool,
+    about: str = "",
 ) -> Begun:
     """The first record of a job that carries out `plan`."""
 
@@ -45,6 +46,7 @@ def begin(
         tuple(before(g.gpu) for g in plan.gpus if not g.steps),
         reset_peers,
         asked,
+        about,
     )
 
 

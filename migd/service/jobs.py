@@ -100,16 +100,24 @@ class Jobs:
         asked: Asked = BY_ITSELF,
         *,
         reset_peers: bool = False,
+        about: str = "",
     ) -> int:
         """Begin to carry out `plan`, and return the job's id. Raises StateUnwritable.
 
         clearing: what is done to clients before; by: the rules it was decided by
-        kind: the type of the job, apply or put-back; asked: who wants it
+        kind: the type of the job; asked: who wants it; about: as in core.job.Begun
         reset_peers: GPUs may be reset along that the driver resets only together
         """
         self._save()
         begun = begin(
-            self._store.next_id(), kind, plan, choice, boot_id(), asked, reset_peers=reset_peers
+            self._store.next_id(),
+            kind,
+            plan,
+            choice,
+            boot_id(),
+            asked,
+            reset_peers=reset_peers,
+            about=about,
         )
         if begun.gpus:
             await self._journal.begin(begun)
@@ -193,7 +201,7 @@ class Jobs:
     def _launch(self, job: Job, work: Coroutine[None, None, PastJob]) -> None:
         begun = job.begun
         log.info(
-            "job %d: %s %s", begun.id, begun.type, begun.choice.label,
+            "job %d: %s %s", begun.id, begun.type, begun.label,
             extra=fields(Event.JOB_STARTED, job=begun.id, uid=begun.asked.caller.uid),
         )  # fmt: skip
         self.current = job

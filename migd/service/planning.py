@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from functools import partial
 from typing import Protocol
 
+from migd.config.devices import find_gpu
 from migd.core.clients import Clearing, Rules
 from migd.core.job import Choice
+from migd.core.listed import Listed
 from migd.core.model import Gpu, Layout, Target
 from migd.core.plan import Plan, plan
 from migd.errors import ConfigRefused
@@ -14,6 +16,7 @@ from migd.host.threads import in_thread
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
+from migd.service.instances import Change
 from migd.service.request import Blocker, Request, blockers, digest, refuse_if_changed
 from migd.service.view import View
 
@@ -22,12 +25,13 @@ _TEXT_LIMIT_S = 60.0
 
 @dataclass(frozen=True)
 class Planned:
-    """A plan, who asked for what, and what stands in its way."""
+    """A plan, who asked for what, and what stands in its way; by: the rules for clients."""
 
     choice: Choice
     plan: Plan
     clearing: Clearing
     blockers: list[Blocker]
+    by: Rules
 
     @property
     def digest(self) -> str:
@@ -64,14 +68,32 @@ class Planning:
             raise view.unseen[0]
         made = plan(view.gpus, targets, self._seen.settled_layouts)
         by = self.rules(terminate=request.terminate)
+        return await self._with_clients(request, choice, made, view, by)
+
+    async def change(self, change: Change, uid: int) -> Planned:
+        """As `plan`, for a change to one GPU."""
+        view = await self._seen.look()
+        view.refuse_troubled([change.gpu])
+        gpu = find_gpu(view.gpus, change.gpu)
+        made = Plan((change.plan(gpu, self._seen.settled_layouts.get(gpu.uuid)),))
+        by = self.rules(terminate=change.request.terminate)
+        if made.only_adds:
+            # It is in nobody's way, not even in that of those who are stopped for any change.
+            by = replace(by, listed=Listed())
+        choice = change.choice(made.gpus[0], uid)
+        return await self._with_clients(change.request, choice, made, view, by)
+
+    async def _with_clients(
+        self, request: Request, choice: Choice, made: Plan, view: View, by: Rules
+    ) -> Planned:
         clearing = await self._clients.decide(made, view.gpus, by)
         if any(b.client and not b.client.holder.started for b in clearing.blocked):
             # It has ended since NVML listed it, or is out of sight: NVML's next list tells which.
             clearing = await self.clearing(made, by)
         conflicts = await self._conflicts.against(made)
         unknown = self._configuration.unknown_clients
-        found = blockers(made, clearing, request, conflicts, unknown)
-        planned = Planned(choice, made, clearing, found)
+        in_way = blockers(made, clearing, request, conflicts, unknown)
+        planned = Planned(choice, made, clearing, in_way, by)
         refuse_if_changed(planned.digest, request)
         return planned
 

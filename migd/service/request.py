@@ -66,6 +66,30 @@ class Request:
 
 
 @dataclass(frozen=True)
+class InstanceRequest(Request):
+    """The options of the methods of GPUs and instances; config is a profile, or a mode.
+
+    start: the first memory slice; compute: names of compute instances, None for the one that fills
+    profile, uuid: what is meant is of this profile, or this MIG device, or it is not meant
+    """
+
+    start: int | None = None
+    compute: tuple[str, ...] | None = None
+    profile: str = ""
+    uuid: str = ""
+
+    @property
+    def options(self) -> tuple[str, ...]:
+        told = {
+            "start": "" if self.start is None else str(self.start),
+            "compute": "" if self.compute is None else f"[{','.join(self.compute)}]"[:_SHOWN],
+            "profile": self.profile[:_SHOWN],
+            "uuid": self.uuid[:_SHOWN],
+        }
+        return (*super().options, *(f"{name}={value}" for name, value in told.items() if value))
+
+
+@dataclass(frozen=True)
 class Blocker:
     """One thing that Apply would refuse for; with the client and what it has, if it is one's.
 

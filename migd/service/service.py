@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import replace
 from functools import partial
 
@@ -35,6 +35,7 @@ from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
 from migd.service.demand import Demand
 from migd.service.drift import Drift
+from migd.service.instances import Change
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
 from migd.service.permit import BY_MIGD, Permit, permitted
@@ -250,12 +251,35 @@ class Service:
         or over because nothing was left to do.
         """
 
+        async def plan() -> Planned:
+            return await self.plan(request, permit.caller.uid)
+
+        return await self._begin(method, "apply", request, plan, permit)
+
+    async def change(self, change: Change, permit: Permit) -> int:
+        """As apply(), for a change to one GPU. What is wanted of it is then what it got."""
+
+        async def plan() -> Planned:
+            return await self._planning.change(change, permit.caller.uid)
+
+        about = change.request.config
+        return await self._begin(change.method, change.kind, change.request, plan, permit, about)
+
+    async def _begin(
+        self,
+        method: Method,
+        kind: str,
+        request: Request,
+        plan: Callable[[], Awaitable[Planned]],
+        permit: Permit,
+        about: str = "",
+    ) -> int:
         async def ready() -> tuple[Planned, Demand]:
             self.jobs.refuse_if_busy()
-            planned = await self.plan(request, permit.caller.uid)
+            planned = await plan()
             refuse_if_blocked(planned.blockers)
             refuse_reboot_if_never(request, self.settings.reboot)
-            return planned, Demand.of(method, "apply", request, planned.plan)
+            return planned, Demand.of(method, kind, request, planned.plan)
 
         async def start(planned: Planned, demand: Demand) -> int:
             asker = NOBODY
@@ -266,10 +290,12 @@ class Service:
                 planned.plan,
                 planned.choice,
                 planned.clearing,
-                self._planning.rules(terminate=request.terminate),
-                asker=asker,
-                asked=permit.asked(demand, request.options),
+                planned.by,
+                kind,
+                asker,
+                permit.asked(demand, request.options),
                 reset_peers=request.reset_peers,
+                about=about,
             )
 
         return await permitted(permit, self._preparing, ready, start)

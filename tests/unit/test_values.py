@@ -166,12 +166,13 @@ def test_only_what_came_later_may_be_missing() -> None:
         1, "apply", job.Choice("x", "", mode_only=False, uid=0, at=1), 1, 2, job.Result.DONE, "",
         changed=True, wanted=True, outcomes=(),
         clients=(job.ClientOutcome("a.service", 0, "", job.Fate.RETURNED),),
-        after=job.Aftermath(("nodes made: 2",), ("CDI: no",)),
+        after=job.Aftermath(("nodes made: 2",), ("CDI: no",)), about="1g.10gb",
     )  # fmt: skip
     written = plain(past)
     assert typed(job.PastJob, written) == past
-    earlier = {k: v for k, v in written.items() if k not in ("clients", "after")}
-    assert typed(job.PastJob, earlier) == replace(past, clients=(), after=job.NOTHING_AFTER)
+    earlier = {k: v for k, v in written.items() if k not in ("clients", "after", "about")}
+    without = replace(past, clients=(), after=job.NOTHING_AFTER, about="")
+    assert typed(job.PastJob, earlier) == without
     for key in earlier:
         with pytest.raises(ValueError, match=f"^value: missing or unknown: {key}$"):
             typed(job.PastJob, {k: v for k, v in earlier.items() if k != key})
