@@ -3,7 +3,8 @@
 import asyncio
 import sys
 from argparse import Namespace
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from migd.cli import plans, text
@@ -12,7 +13,7 @@ from migd.cli.outcome import GONE, UNKNOWN_OBJECT, Exit, Failure
 from migd.cli.progress import Progress
 from migd.cli.request import checkpoint, request, restoring
 from migd.cli.terminal import Style, Terminal
-from migd.names import JOB
+from migd.names import JOB, MANAGER, ROOT
 
 # How long a daemon that ended in the middle of a job may take to come back.
 RETURN_S = 30.0
@@ -28,7 +29,7 @@ _CAME_OF = {
 
 async def apply(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """Apply a configuration; a job that is followed lives on when migctl does not."""
-    return await to_end(client, arguments, out, "Apply", *request(arguments))
+    return await _told(client, arguments, out, "Apply", *request(arguments))
 
 
 async def restore(client: Client, arguments: Namespace, out: Terminal) -> Exit:
@@ -36,30 +37,63 @@ async def restore(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     words, options = restoring(arguments)
     if arguments.plan:
         return await plans.show(client, arguments, out, "", {**options, **checkpoint(words)})
-    return await to_end(client, arguments, out, "Restore", words, options)
+    return await _told(client, arguments, out, "Restore", words, options)
 
 
-async def to_end(
+async def _told(
     client: Client, arguments: Namespace, out: Terminal, member: str, words: str, options: Any
 ) -> Exit:
-    """Start a job by a method that takes a text and options, and follow it to its end."""
+    ended = await job(client, arguments, out, member, "sa{sv}", words, options)
+    return Exit.DONE if ended is None else tell(ended, arguments, out)
+
+
+@dataclass(frozen=True)
+class Ended:
+    """A job that was followed to its end; what WaitJob said of it."""
+
+    number: int
+    result: str
+    details: dict[str, Any]
+
+
+async def job(
+    client: Client,
+    arguments: Namespace,
+    out: Terminal,
+    member: str,
+    signature: str,
+    *body: Any,
+    path: str = ROOT,
+    interface: str = MANAGER,
+) -> Ended | None:
+    """Start a job by a call, and follow it to its end; None if it is not waited for, and told."""
     followed = Followed(client, out, quiet=arguments.json)
     if not arguments.no_wait:
         await followed.watch()
     try:
-        number, path = await client.change(member, "sa{sv}", words, options)
+        number, at = await client.change(member, signature, *body, path=path, interface=interface)
     except asyncio.CancelledError:
         _say("migctl: whether a job was started is not known; see: migctl jobs")
         raise
     if arguments.no_wait:
-        started = {"id": number, "job": path}
+        started = {"id": number, "job": at}
         print(text.as_json(started) if arguments.json else f"job {number}")
-        return Exit.DONE
-    result, details = await followed.to_end(number, path)
+        return None
+    return Ended(number, *await followed.to_end(number, at))
+
+
+def tell(
+    ended: Ended, arguments: Namespace, out: Terminal, made: Sequence[Mapping[str, Any]] = ()
+) -> Exit:
+    """Say how a job ended; made: instances that it created, with a message each."""
+    number, result, details = ended.number, ended.result, ended.details
     if arguments.json:
-        print(text.as_json({"id": number, "result": result, "details": details}))
+        more = {"created": made} if made else {}
+        print(text.as_json({"id": number, "result": result, "details": details, **more}))
     else:
         print("\n".join(lines(number, result, details, out)))
+        for one in made:
+            print(f"  {out.safe(one['message'])}")
     return Exit.DONE if result == "done" else Exit.FAILED
 
 

@@ -47,7 +47,8 @@ def parser() -> ArgumentParser:
     applying = _verb(verbs, "apply", "make the node what a configuration says")
     for verb in (asserting, applying):
         _requesting(verb)
-    applying.add_argument("--no-wait", action="store_true", help="start the job and return")
+    _no_wait(applying)
+    _instances(verbs)
     staging = _verb(verbs, "stage", "keep a configuration as wanted, and touch nothing now")
     _naming(staging)
     checking = _verb(verbs, "check", "judge files, without a daemon and without a GPU")
@@ -114,6 +115,75 @@ def _global(
         action="store_true",
         default=no_ask_password,
         help="do not ask on the terminal for the password of somebody who may; fail then",
+    )
+
+
+def _instances(verbs: "_SubParsersAction[ArgumentParser]") -> None:
+    """Those that change one GPU, and leave everything else on it as it is."""
+    creating = _verb(
+        verbs,
+        "create",
+        "create one instance beside those that are there, and keep the layout as wanted",
+    )
+    _gpu(creating)
+    creating.add_argument("profile", metavar="PROFILE", help="for example 1g.10gb")
+    creating.add_argument(
+        "--start", metavar="N", type=_number, help="its first memory slice; default: the best fit"
+    )
+    creating.add_argument(
+        "--compute",
+        metavar="PROFILE",
+        action="append",
+        help="a compute instance in it, for example 1c.3g.40gb, instead of the one that fills it; "
+        "can be given more than once",
+    )
+    creating.add_argument(
+        "--in",
+        dest="within",
+        metavar="GI",
+        type=_number,
+        help="create a compute instance, for example 1c.3g.40gb, in the GPU instance with this id",
+    )
+    destroying = _verb(
+        verbs, "destroy", "destroy one instance that nobody uses, and keep the layout as wanted"
+    )
+    _gpu(
+        destroying, "or the UUID of a MIG device, which goes with a GPU instance that has no other"
+    )
+    destroying.add_argument(
+        "gi", metavar="GI", nargs="?", type=_number, help="the id of a GPU instance"
+    )
+    destroying.add_argument(
+        "ci",
+        metavar="CI",
+        nargs="?",
+        type=_number,
+        help="the id of a compute instance in it, which goes alone",
+    )
+    switching = _verb(verbs, "mode", "switch the MIG mode of one GPU, and want only that of it")
+    _gpu(switching)
+    switching.add_argument("mode", choices=("on", "off"), help="off destroys its instances")
+    for verb in (creating, destroying, switching):
+        _terminate(verb)
+    _reaching(switching)
+    for verb in (creating, destroying, switching):
+        _no_wait(verb)
+
+
+def _gpu(to: ArgumentParser, also: str = "") -> None:
+    more = f"; {also}" if also else ""
+    to.add_argument("gpu", metavar="GPU", help=f"its UUID, PCI address or index{more}")
+
+
+def _no_wait(to: ArgumentParser) -> None:
+    to.add_argument("--no-wait", action="store_true", help="start the job and return")
+
+
+def _terminate(to: ArgumentParser) -> None:
+    to.add_argument(
+        "--terminate",
+        action="store_true",
+        help="stop or end who is in the way and is not listed in clients.yaml; never containers",
     )
 
 
@@ -190,15 +260,23 @@ def _requesting(to: ArgumentParser) -> None:
 
 
 def _allowing(to: ArgumentParser) -> None:
+    _terminate(to)
+    _reaching(to)
+    to.add_argument(
+        "--no-reset",
+        action="store_true",
+        help="leave a MIG mode that takes a reset pending, for a reset or a reboot later",
+    )
+    to.add_argument(
+        "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
+    )
+
+
+def _reaching(to: ArgumentParser) -> None:
     to.add_argument(
         "--max-impact",
         choices=_IMPACTS,
         help="the most that may happen; default: gpu, which is all without a reset",
-    )
-    to.add_argument(
-        "--terminate",
-        action="store_true",
-        help="stop or end who is in the way and is not listed in clients.yaml; never containers",
     )
     to.add_argument(
         "--allow-reboot",
@@ -210,14 +288,13 @@ def _allowing(to: ArgumentParser) -> None:
         action="store_true",
         help="also reset GPUs that the driver resets only together with one that must be",
     )
-    to.add_argument(
-        "--no-reset",
-        action="store_true",
-        help="leave a MIG mode that takes a reset pending, for a reset or a reboot later",
-    )
-    to.add_argument(
-        "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
-    )
+
+
+def _number(words: str) -> int:
+    number = int(words)
+    if not 0 <= number < 2**32:
+        raise ArgumentTypeError(f"{words} is no slice, and no id of an instance")
+    return number
 
 
 def _job(words: str) -> int:

@@ -210,9 +210,9 @@ async def client(timeout_s: float, *, interactive: bool) -> AsyncIterator[Client
         connection.close()
 
 
-def options(values: Mapping[str, str | bool | list[str]]) -> dict[str, Any]:
+def options(values: Mapping[str, str | bool | int | list[str]]) -> dict[str, Any]:
     """Options as a{sv}."""
-    kinds: dict[type, str] = {str: "s", bool: "b", list: "as"}
+    kinds: dict[type, str] = {str: "s", bool: "b", int: "u", list: "as"}
     return {key: variant(kinds[type(value)], value) for key, value in values.items()}
 
 

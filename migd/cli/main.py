@@ -9,7 +9,18 @@ import sys
 from argparse import Namespace
 from collections.abc import Awaitable, Callable, Sequence
 
-from migd.cli import apply, checkpoint, clients, configs, jobs, plans, stage, status, text
+from migd.cli import (
+    apply,
+    checkpoint,
+    clients,
+    configs,
+    instances,
+    jobs,
+    plans,
+    stage,
+    status,
+    text,
+)
 from migd.cli.arguments import parser
 from migd.cli.client import Client, client
 from migd.cli.outcome import Exit, Failure
@@ -23,6 +34,9 @@ _VERBS: dict[str, Verb] = {
     "plan": plans.plan,
     "apply": apply.apply,
     "assert": plans.check,
+    "create": instances.create,
+    "destroy": instances.destroy,
+    "mode": instances.mode,
     "stage": stage.stage,
     "clients": clients.clients,
     "export": configs.export,

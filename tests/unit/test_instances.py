@@ -3,7 +3,7 @@
 from dataclasses import replace
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from migd.config.configs import load
@@ -28,7 +28,7 @@ from tests.unit import hands, oracle, strategies
 
 A100, H100, RTX = "a100-40gb", "h100-80gb-sxm5", "rtx-pro-6000-blackwell-96gb"
 
-every_board = pytest.mark.parametrize("key", boards.boards())
+KEYS = st.sampled_from(boards.boards())
 
 
 def fits_beside(gpu: Gpu, new: Wanted) -> bool:
@@ -39,8 +39,8 @@ def fits_beside(gpu: Gpu, new: Wanted) -> bool:
     return oracle.allowed(gpu, ids) and oracle.placeable(gpu, need, present)
 
 
-@every_board
-@given(data=st.data())
+@settings(max_examples=150)
+@given(key=KEYS, data=st.data())
 def test_one_more_goes_where_there_is_room_and_nowhere_else(key: str, data: st.DataObject) -> None:
     gpu = data.draw(strategies.gpus(key))
     profile = data.draw(st.sampled_from(gpu.profiles))
@@ -64,8 +64,8 @@ def test_one_more_goes_where_there_is_room_and_nowhere_else(key: str, data: st.D
     wanted_again(key, gpu, planned.goal, hands.carry_out(key, gpu, step))
 
 
-@every_board
-@given(data=st.data())
+@settings(max_examples=150)
+@given(key=KEYS, data=st.data())
 def test_one_less_is_the_one_that_is_meant(key: str, data: st.DataObject) -> None:
     gpu = data.draw(strategies.gpus(key).filter(lambda gpu: bool(gpu.instances)))
     goes = data.draw(st.sampled_from(gpu.instances))
@@ -90,8 +90,8 @@ def wanted_again(key: str, gpu: Gpu, goal: Target, after: Gpu) -> None:
     ) == hands.picture(after)
 
 
-@every_board
-@given(data=st.data())
+@settings(max_examples=150)
+@given(key=KEYS, data=st.data())
 def test_compute_instances_come_and_go_beside_others(key: str, data: st.DataObject) -> None:
     """In the order that is drawn, as the driver places them; nobody else is touched."""
     profile = data.draw(st.sampled_from(boards.profiles(key)))
