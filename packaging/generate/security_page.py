@@ -12,6 +12,7 @@ from migd.core.permissions import (
     TABLE,
     Action,
     Default,
+    Method,
     Need,
     When,
 )
@@ -23,7 +24,7 @@ _DEFAULTS = {
 
 
 def lines() -> list[str]:
-    rows = [row for method, needs in TABLE.items() for row in _rows(method[1], needs)]
+    rows = [row for method, needs in TABLE.items() for row in _rows(_called(method), needs)]
     free = [member for (_, member), needs in TABLE.items() if not needs]
     return [
         ".Sh SECURITY",
@@ -32,7 +33,7 @@ def lines() -> list[str]:
             "Root may call the others; anybody else needs an action of polkit for each case that "
             "applies, all of them:"
         ),
-        f'.Bl -column "PutBack" "{When.SETS_MODE}" "{SET_MIG_MODE.id}"',
+        f'.Bl -column "{max(map(_called, TABLE), key=len)}" "{When.SETS_MODE}" "{SET_MIG_MODE.id}"',
         ".It Sy Method Ta Sy Case Ta Sy Action",
         *(f".It {' Ta '.join(row)}" for row in rows),
         ".El",
@@ -54,6 +55,13 @@ def lines() -> list[str]:
         ),
         *items((f"Va {word(key)}", sentence(text)) for key, text in DETAILS.items()),
     ]
+
+
+def _called(method: Method) -> str:
+    """Its name, with that of its interface where there are several of that name."""
+    interface, member = method
+    alone = sum(name == member for _, name in TABLE) == 1
+    return member if alone else f"{interface.rpartition('.')[2]}.{member}"
 
 
 def _rows(member: str, needs: tuple[Need, ...]) -> Iterator[tuple[str, str, str]]:

@@ -439,6 +439,28 @@ def test_who_has_only_opened_a_gpu_is_in_the_way_of_a_reset(nodes: World, openin
     assert again.poll() is None
 
 
+def test_who_is_listed_is_not_ended_for_what_is_created_beside_others(
+    nodes: World, opening: Opening
+) -> None:
+    nodes.put("all-enabled", max_impact="reset")
+    lists(nodes.daemon, LISTED % "")
+    place = {"path": names.gpu_path(nodes.uuid(0)), "interface": names.GPU}
+
+    def create() -> list[str]:
+        number, _ = nodes.daemon.call("CreateInstance", "sa{sv}", "1g.5gb", {}, **place)
+        result, details = nodes.daemon.wait(number)
+        assert result == "done"
+        return [client["result"] for client in details["clients"]]
+
+    first = opening("nvidia0")
+    assert create() == ["ended"]
+    assert first.wait(10) != 0
+    second = opening("nvidia0")
+    assert create() == []
+    assert second.poll() is None
+    assert [profile for profile, _, _ in nodes.node.layout(0)] == [19, 19]
+
+
 def test_the_node_of_an_instance_tells_which(nodes: World, opening: Opening) -> None:
     nodes.put("all-balanced", max_impact="reset")
     held = {i["gi"]: i["profile_id"] for i in nodes.node.gpus()[0]["instances"]}

@@ -312,7 +312,7 @@ def test_one_at_a_time(three: World) -> None:
             number, job = await one.call(
                 "CreateInstance", "sa{sv}", "1g.10gb", {}, path=path, interface=interface
             )
-            calls = [
+            calls: list[tuple[Any, ...]] = [
                 ("CreateInstance", "sa{sv}", "1g.10gb", {}),
                 ("SetMigMode", "ba{sv}", False, {}),
             ]

@@ -48,7 +48,7 @@ async def one(
         names.BUS_NAME, path, interface, member, signature, arguments,
         timeout_s=60, interactive=True,
     )  # fmt: skip
-    if member in ("Apply", "Restore"):
+    if len(reply) == 2 and str(reply[1]).startswith(names.job_path(0)[:-1]):
         await manager(connection, "WaitJob", "u", [reply[0]])
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from dbus_next.signature import Variant
 
 from migd import names
 from migd.bus.options import _SIGNATURES
@@ -14,10 +15,15 @@ from migd.core.permissions import (
     ACTIONS,
     APPLYING,
     CANCELING,
+    CREATING,
+    CREATING_COMPUTE,
+    DESTROYING,
+    DESTROYING_COMPUTE,
     PLAIN_OPTIONS,
     PUTTING_BACK,
     RELOADING,
     RESTORING,
+    SETTING_MODE,
     STAGING,
     TABLE,
     Action,
@@ -72,25 +78,43 @@ def host(booted: Host, request: pytest.FixtureRequest) -> Host:
     return booted
 
 
+@pytest.fixture
+def populated(host: Host) -> Host:
+    """And with two instances on GPU 1, a compute instance in each that does not fill it."""
+    assert host.node
+    path = names.gpu_path(host.node.gpus()[1]["uuid"])
+    given = {"compute": Variant("as", ["1c.3g.40gb"])}
+    for _ in range(2):
+        call = ("CreateInstance", "sa{sv}", "3g.40gb", given)
+        number, _ = host.call(*call, path=path, interface=names.GPU)
+        assert host.wait(number)[0] == "done"
+    assert sorted(i["gi"] for i in host.node.gpus()[1]["instances"]) == [1, 2]
+    return host
+
+
 # -- what is asked ---------------------------------------------------------------------------
 
 
 @dataclass(frozen=True)
 class Case:
-    """A call, and in which cases of the table it is."""
+    """A call, and in which cases of the table it is.
+
+    at: the object; {0} and {1} are those of the GPUs
+    """
 
     method: Method
     arguments: Sequence[Any] = ()
     cases: frozenset[When] = field(default=frozenset())
+    at: str = names.ROOT
 
     @property
     def actions(self) -> tuple[Action, ...]:
         return needed(self.method, self.cases)
 
-    def as_plain(self) -> list[Any]:
-        kinds = {str: "s", int: "u", dict: "a{sv}"}
+    def as_plain(self, gpus: Sequence[str]) -> list[Any]:
+        kinds = {str: "s", bool: "b", int: "u", dict: "a{sv}"}
         signature = "".join(kinds[type(a)] for a in self.arguments)
-        return [names.ROOT, *self.method, signature, list(self.arguments)]
+        return [self.at.format(*gpus), *self.method, signature, list(self.arguments)]
 
 
 # A value for each option that changes nothing about all-enabled.
@@ -135,6 +159,20 @@ def restoring(options: Sequence[str]) -> Iterator[Case]:
     yield Case(RESTORING, (on, {}), frozenset({When.SETS_MODE}))
 
 
+def of_instances() -> Iterator[Case]:
+    """What leaves each object that is asked about later, where not all of them are allowed."""
+    for name in ("max-impact", "terminate", "allow-reboot", "reset-peers"):
+        deciding = frozenset({When(name)} if name in set(When) else ())
+        yield Case(SETTING_MODE, (True, option(name)), deciding, "{0}")
+    yield Case(SETTING_MODE, (True, {}), at="{0}")
+    yield Case(CREATING_COMPUTE, ("1c.3g.40gb", {}), at="{1}/gi/1")
+    ends = frozenset({When.TERMINATE})
+    for given, cases, gi in ((option("terminate"), ends, 1), ({}, frozenset[When](), 2)):
+        yield Case(CREATING, ("1g.10gb", given), cases, "{0}")
+        yield Case(DESTROYING_COMPUTE, (given,), cases, f"{{1}}/gi/{gi}/ci/0")
+        yield Case(DESTROYING, (given,), cases, f"{{1}}/gi/{gi}")
+
+
 def free(member: str, *arguments: Any) -> Case:
     return Case((names.MANAGER, member), arguments)
 
@@ -150,6 +188,7 @@ EVERY = [
     free("ListClients", {}),
     free("GetConfig", "all-enabled"),
     free("GetGpu", "0"),
+    *of_instances(),
     *about(APPLYING, tuple(VALUES)),
     *about(STAGING, ("gpus", "mode-only")),
     *restoring(tuple(VALUES)),
@@ -171,7 +210,9 @@ def test_nothing_is_left_out() -> None:
 
 def asked(host: Host, cases: Sequence[Case], *start: str, agent: bool = False) -> list[list[str]]:
     """Name and text of the error of each; start: runs a command as the caller."""
-    host.write(CASES, json.dumps([case.as_plain() for case in cases]))
+    assert host.node
+    gpus = [names.gpu_path(gpu["uuid"]) for gpu in host.node.gpus()]
+    host.write(CASES, json.dumps([case.as_plain(gpus) for case in cases]))
     results = "/srv/results/all.json"
     host.run("rm", "--force", results)
     done = host.run(*start, *PYTHON, CALLER, CASES, results, *(["agent"] if agent else []))
@@ -213,23 +254,23 @@ def check(host: Host, found: list[list[str]], allowed: set[Action]) -> None:
 
 
 @pytest.mark.parametrize("start", [ORDINARY, SANDBOXED], ids=["ordinary", "sandboxed"])
-def test_others_only_look(host: Host, start: tuple[str, ...]) -> None:
-    before = untouched(host)
-    check(host, asked(host, EVERY, *start), set())
-    assert untouched(host) == before
+def test_others_only_look(populated: Host, start: tuple[str, ...]) -> None:
+    before = untouched(populated)
+    check(populated, asked(populated, EVERY, *start), set())
+    assert untouched(populated) == before
 
 
-def test_root_may_all(host: Host) -> None:
-    check(host, asked(host, EVERY, *ROOT), set(ACTIONS))
+def test_root_may_all(populated: Host) -> None:
+    check(populated, asked(populated, EVERY, *ROOT), set(ACTIONS))
 
 
-def test_members_of_group_migd_operate(host: Host) -> None:
-    check(host, asked(host, EVERY, *MEMBER), {a for a in ACTIONS if a.operators})
+def test_members_of_group_migd_operate(populated: Host) -> None:
+    check(populated, asked(populated, EVERY, *MEMBER), {a for a in ACTIONS if a.operators})
 
 
-def test_others_with_an_administrator_beside_them(host: Host) -> None:
+def test_others_with_an_administrator_beside_them(populated: Host) -> None:
     """Every action is asked about on the terminal, and the password typed there."""
-    check(host, asked(host, EVERY, *TYPING, PASSWORD, agent=True), set(ACTIONS))
+    check(populated, asked(populated, EVERY, *TYPING, PASSWORD, agent=True), set(ACTIONS))
 
 
 # -- at the terminal -----------------------------------------------------------------------------

@@ -6,8 +6,9 @@ from typing import Any
 import pytest
 
 from migd.config.settings import OnChange, Settings
-from migd.core.clients import Clearing
+from migd.core.clients import Clearing, Rules
 from migd.core.job import Choice
+from migd.core.listed import Listed
 from migd.core.plan import Plan
 from migd.errors import Busy, ConfigRefused, NoDriver
 from migd.service.follow import Follower
@@ -16,6 +17,7 @@ from migd.service.view import View
 from tests.support.bus import run
 
 APPLY = Settings(on_change=OnChange.APPLY)
+NO_RULES = Rules(Listed(), terminate=False, forbidden=str, stop_s=0, start_s=0, grace_s=0)
 
 
 class Service:
@@ -48,7 +50,8 @@ class Service:
         return self.view
 
     async def plan(self, request: Any) -> Planned:
-        return Planned(Choice("x", "", mode_only=False, uid=0, at=0), Plan(()), Clearing(), [])
+        choice = Choice("x", "", mode_only=False, uid=0, at=0)
+        return Planned(choice, Plan(()), Clearing(), [], NO_RULES)
 
     def could_not(self, errors: list[str]) -> None:
         self.told = errors

@@ -170,7 +170,14 @@ def test_no_room_inside() -> None:
 def test_what_was_shown_is_what_is_meant() -> None:
     shown = boards.instance(H100, 7, 19, 0)
     empty = boards.gpu(H100)
-    for ask in (lambda g: without(g, shown), lambda g: filled(g, shown, (0,))):
+
+    def destroyed(gpu: Gpu) -> Target:
+        return without(gpu, shown)
+
+    def extended(gpu: Gpu) -> Target:
+        return filled(gpu, shown, (0,))
+
+    for ask in (destroyed, extended):
         with pytest.raises(NoSuchInstance, match=r"GPU instance 7 \(1g.10gb at 0:1\) is not on"):
             ask(empty)
         for other in (boards.instance(H100, 7, 19, 3), boards.instance(H100, 7, 20, 0)):

@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from migd.bus.options import _SIGNATURES
+from migd.bus.options import _SIGNATURES, _TYPES
 from migd.core.asked import Asked, Caller, Grant, How
 from migd.core.job import Before, Begun, Choice
 from migd.core.model import Layout, Mode, Target
@@ -19,13 +19,18 @@ from migd.core.permissions import (
     APPLY_TEXT,
     APPLYING,
     CANCELING,
+    CREATING,
+    DESTROYING,
     DETAILS,
     FREE,
+    INSTANCE_OPTIONS,
+    MANAGE,
     PLAIN_OPTIONS,
     PUTTING_BACK,
     REBOOT,
     RESTORING,
     SET_MIG_MODE,
+    SETTING_MODE,
     STAGE,
     STAGING,
     TABLE,
@@ -63,7 +68,8 @@ def test_no_action_that_nothing_needs_and_none_that_is_not_declared() -> None:
 def test_every_option_is_in_it_or_allows_nothing() -> None:
     deciding = {w.value for w in When if w.is_option}
     assert deciding | set(PLAIN_OPTIONS) == set(_SIGNATURES)
-    assert not deciding & set(PLAIN_OPTIONS)
+    assert not deciding & {*PLAIN_OPTIONS, *INSTANCE_OPTIONS}
+    assert set(INSTANCE_OPTIONS) == _TYPES.keys() - _SIGNATURES.keys()
 
 
 def test_nothing_that_changes_something_is_ever_free() -> None:
@@ -93,6 +99,10 @@ def test_nothing_that_changes_something_is_ever_free() -> None:
         (STAGING, {When.NAMED}, (STAGE,)),
         (STAGING, {When.TEXT, When.SETS_MODE}, (STAGE, APPLY_TEXT, SET_MIG_MODE)),
         (PUTTING_BACK, set(), (APPLY, SET_MIG_MODE)),
+        (SETTING_MODE, {When.NAMED, When.SETS_MODE}, (SET_MIG_MODE,)),
+        (SETTING_MODE, {When.ALLOW_REBOOT, When.TERMINATE}, (SET_MIG_MODE, TERMINATE, REBOOT)),
+        (CREATING, {When.NAMED}, (MANAGE,)),
+        (DESTROYING, {When.NAMED, When.TERMINATE}, (MANAGE, TERMINATE)),
     ],
 )
 def test_what_is_needed(method: Method, cases: set[When], actions: tuple[Action, ...]) -> None:
