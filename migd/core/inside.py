@@ -12,7 +12,8 @@ def staying(
     """Those of `instance` that stay, and the profile ids to create beside them (None: to fill it).
 
     Of alike ones those stay whose UUID the wish knows, then those in use. None of them does where
-    what is missing might find no room between them: without them it has all of it.
+    what is missing might find no room between them: without them it has all of it. Nor where that
+    only seems so (see room_for) and it is nothing to anybody whether they stay.
     """
     compute = (instance.default_compute,) if wanted.compute is None else wanted.compute
     busy = {p.ci for p in gpu.processes if p.gi == instance.id}
@@ -25,7 +26,12 @@ def staying(
             missing[ci.profile_id] -= 1
             stay.append(ci)
     rest = tuple(missing.elements())
-    if not stay or (rest and not room_for(gpu, instance, stay, rest)):
+    if not stay:
+        return (), wanted.compute
+    slices = {c.id: c.slices for c in instance.compute_profiles}
+    matters = any(c.uuid in wanted.uuids or c.id in busy for c in stay)
+    sure = all(slices.get(profile_id) == 1 for profile_id in rest)
+    if rest and not ((sure or matters) and room_for(gpu, instance, stay, rest)):
         return (), wanted.compute
     return tuple(stay), rest
 
@@ -37,7 +43,8 @@ def room_for(
 
     The driver chooses their placements, the larger ones are created first (nvml.changing). Where
     it may put them nobody has published: as GPU instances lie in memory slices, it is taken that
-    one slice goes anywhere, two at even starts, and more at multiples of four.
+    one slice goes anywhere, two at even starts, and more at multiples of four. Old drivers do not
+    tell where one is; then nothing is known to fit beside it.
     """
     profile = gpu.profile(instance.profile_id)
     offered = {c.id: c for c in instance.compute_profiles}
@@ -49,6 +56,8 @@ def room_for(
         compute = offered.get(profile_id)
         counts[profile_id] += 1
         if profile is None or compute is None or counts[profile_id] > compute.instances:
+            return False
+        if any(c.placement.size == 0 for c in beside):
             return False
         pace = compute.slices if compute.slices <= 2 else 4
         starts = range(0, profile.slices - compute.slices + 1, pace)

@@ -444,10 +444,11 @@ def test_who_is_listed_is_not_ended_for_what_is_created_beside_others(
 ) -> None:
     nodes.put("all-enabled", max_impact="reset")
     lists(nodes.daemon, LISTED % "")
-    place = {"path": names.gpu_path(nodes.uuid(0)), "interface": names.GPU}
+    gpu = names.gpu_path(nodes.uuid(0))
 
     def create() -> list[str]:
-        number, _ = nodes.daemon.call("CreateInstance", "sa{sv}", "1g.5gb", {}, **place)
+        call: tuple[Any, ...] = ("CreateInstance", "sa{sv}", "1g.5gb", {})
+        number, _ = nodes.daemon.call(*call, path=gpu, interface=names.GPU)
         result, details = nodes.daemon.wait(number)
         assert result == "done"
         return [client["result"] for client in details["clients"]]

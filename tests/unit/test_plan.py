@@ -434,12 +434,23 @@ def test_compute_instances_stay_beside_those_that_go() -> None:
     # One more, where there is room for it beside the others.
     fewer = replace(gpu, instances=(replace(split, compute=inside[:2]),))
     assert plan_gpu(fewer, on(Wanted(9, (0, 0, 0)))).steps == (CreateCompute(1, (0,)),)
-    # Two slices have no place beside the one in the middle.
-    middle = replace(gpu, instances=(replace(split, compute=inside[1:2]),))
-    assert plan_gpu(middle, on(Wanted(9, (0, 1)))).steps == (
-        DestroyCompute(1, 1),
-        CreateCompute(1, (0, 1)),
-    )
+    # Two slices have no place beside the one in the middle; beside the last one they seem to have
+    # it, which is only tried where that one is used.
+    for ci, used, steps in (
+        (1, True, (DestroyCompute(1, 1), CreateCompute(1, (0, 1)))),
+        (2, False, (DestroyCompute(1, 2), CreateCompute(1, (0, 1)))),
+        (2, True, (CreateCompute(1, (1,)),)),
+    ):
+        processes = (Process(10, 1, ci),) if used else ()
+        only = replace(split, compute=inside[ci : ci + 1])
+        found = plan_gpu(
+            replace(gpu, instances=(only,), processes=processes), on(Wanted(9, (0, 1)))
+        )
+        assert found.steps == steps
+    # Nothing is known to fit beside one of which the driver does not tell where it is.
+    nowhere = replace(split, compute=(replace(inside[0], placement=Placement(0, 0)),))
+    found = plan_gpu(replace(gpu, instances=(nowhere,)), on(Wanted(9, (0, 0))))
+    assert found.steps == (DestroyCompute(1, 0), CreateCompute(1, (0, 0)))
 
 
 @pytest.mark.parametrize("present", [[], [(5, 0), (14, 4)]])
