@@ -169,8 +169,8 @@ def _resolved(
     known = profiles_by_name(gpu)
     if name not in known:
         raise NoSuchProfile(f"{name} is not offered by {gpu}; it has {offers(gpu)}")
-    # What is inside does not depend on where it is.
-    at = known[name].placements[0].start if start is None else start
+    # What is inside does not depend on where it is; a profile may have no place at all.
+    at = min((p.start for p in known[name].placements), default=0) if start is None else start
     compute = None if inside is None else tuple(map(str, inside))
     (wanted,) = placed(gpu, [Instance(str(name), at, compute)], known, "create")
     return replace(wanted, placement=None) if start is None else wanted
