@@ -30,6 +30,7 @@ from migd.service.after import After
 from migd.service.clients import Clients
 from migd.service.configuration import Configuration
 from migd.service.follow import Follower
+from migd.service.hooks import Hooks
 from migd.service.journal import Journal
 from migd.service.lookout import Lookout
 from migd.service.putback import PutBack
@@ -103,6 +104,11 @@ async def _run(config_dir: Path, defaults_dir: Path, state_dir: Path, runtime_di
             Capabilities(programs),
             Cdi(units, programs),
             lambda: configuration.settings.cdi_output,
+        ),
+        Hooks(
+            Programs(manager, runtime_dir, "migd-hook-"),
+            configuration,
+            runtime_dir / names.JOB_CONFIG_FILE,
         ),
         configuration,
         StateStore(state_dir / names.STATE_FILE),

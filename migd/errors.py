@@ -12,6 +12,7 @@
     +-- MigDisabled           there can be no instances: MIG mode is off
     +-- NoSpace               the instances do not fit on the GPU
     +-- Conflict              another unit of this host sets MIG by itself
+    +-- HookFailed            a hook failed or cannot be run, so no GPU was touched
     +-- InUse                 processes hold what must change
     +-- ClientStuck           a unit or process does not stop, or not start
     +-- NoSystemd             the service manager does not answer
@@ -110,6 +111,10 @@ class NoSpace(MigdError):
 
 class Conflict(MigdError):
     dbus_name = f"{names.ERROR}.Conflict"
+
+
+class HookFailed(MigdError):
+    dbus_name = f"{names.ERROR}.HookFailed"
 
 
 class InUse(MigdError):

@@ -23,6 +23,8 @@ STATE_FILE = "state.json"
 JOURNAL_FILE = "journal"
 # In the runtime folder, so for this boot only: how the put-back of this boot ended.
 PUT_BACK_FILE = "put-back"
+# There, too, and only while a job is: its configuration for its hooks, where that is in no file.
+JOB_CONFIG_FILE = "job-config.yaml"
 BOOT_UNIT = "migd-boot.service"
 
 # A process that is asked for its boot compares this file, which no program can write.

@@ -9,6 +9,7 @@ from migd import __version__, names
 from migd.bus.tree import Objects
 from migd.core.clients import Blocked, Clearing, End, Standing, Stop
 from migd.core.holders import Holder, Use
+from migd.core.hooks import HookOutcome
 from migd.core.inside import compute_name
 from migd.core.job import ClientOutcome, Outcome, PastJob
 from migd.core.model import ComputeInstance, Gpu, GpuInstance, Process, Profile
@@ -23,7 +24,15 @@ from migd.core.steps import (
     action,
     sentence,
 )
-from migd.errors import ConfigRefused, Conflict, Hung, ImpactExceeded, NoSuchInstance, Nvml
+from migd.errors import (
+    ConfigRefused,
+    Conflict,
+    HookFailed,
+    Hung,
+    ImpactExceeded,
+    NoSuchInstance,
+    Nvml,
+)
 from migd.service.job import Job
 from migd.service.planning import Planned
 from migd.service.request import Blocker
@@ -229,6 +238,8 @@ def _kind(blocker: Blocker) -> str:
             return "conflict"
         case ConfigRefused():
             return "clients"
+        case HookFailed():
+            return "hook"
     return "module" if blocker.module else "unit"
 
 
@@ -312,7 +323,20 @@ def details(past: PastJob) -> dict[str, Variant]:
         "gpus": Variant("aa{sv}", [_outcome(o) for o in past.outcomes]),
         "clients": Variant("aa{sv}", [_client_outcome(c) for c in past.clients]),
         "after": Variant("as", list(past.after.told)),
+        "hooks": Variant("aa{sv}", [_hook(h) for h in past.hooks]),
     }
+
+
+def _hook(outcome: HookOutcome) -> dict[str, Variant]:
+    told = {
+        "moment": Variant("s", outcome.moment.value),
+        "command": Variant("s", outcome.command),
+        "result": Variant("s", "failed" if outcome.failure else "done"),
+    }
+    if outcome.failure:
+        told["message"] = Variant("s", outcome.failure)
+        told["output"] = Variant("as", list(outcome.output))
+    return told
 
 
 def _client_outcome(outcome: ClientOutcome) -> dict[str, Variant]:

@@ -181,6 +181,8 @@ def lines(number: int, result: str, details: dict[str, Any], out: Terminal) -> I
         yield _client(one, out)
     for sentence in details.get("after", ()):
         yield f"  {out.sentence(sentence)}"
+    for hook in details.get("hooks", ()):
+        yield from _hook(hook, out)
     kept = details.get("wanted")
     if kept is not None and kept != (result == "done"):
         yield f"the choice is {'' if kept else 'not '}kept for the next boot"
@@ -205,6 +207,14 @@ def _client(one: dict[str, Any], out: Terminal) -> str:
     line = f"  {out.safe(one.get('what') or one.get('unit', ''))}  "
     line += out.paint(style, out.safe(_CAME_OF.get(result, result)))
     return f"{line}: {out.sentence(one['message'])}" if result == "missing" else line
+
+
+def _hook(hook: dict[str, Any], out: Terminal) -> Iterator[str]:
+    failed = hook.get("result") != "done"
+    line = f"  hook {out.safe(hook.get('moment', ''))}: {out.safe(hook.get('command', ''))}  "
+    word = f"failed: {out.sentence(hook.get('message', ''))}" if failed else "done"
+    yield line + out.paint(Style.BAD if failed else Style.GOOD, word)
+    yield from (f"    {out.safe(text)}" for text in hook.get("output", ()))
 
 
 def _say(sentence: str) -> None:

@@ -44,6 +44,7 @@ def _lines(files: Sequence[Judged], out: Terminal) -> Iterator[str]:
         if not file.faults:
             count = f", {text.count(len(file.configs), 'config')}" if file.configs else ""
             yield f"{out.safe(file.source)}: good ({file.kind}{count})"
+            yield from (f"  {out.sentence(note)}" for note in file.notes)
 
 
 def _plain(file: Judged) -> dict[str, Any]:
@@ -52,6 +53,7 @@ def _plain(file: Judged) -> dict[str, Any]:
         "kind": file.kind or "",
         "good": not file.faults,
         "configs": sorted(file.configs),
+        "notes": list(file.notes),
         "faults": [
             {
                 "line": fault.position.line,

@@ -10,6 +10,7 @@ from migd.config import clients, configs, hooks, settings
 from migd.config.configs import Configs
 from migd.config.document import MOST_BYTES, decoded, document
 from migd.config.faults import Fault, Faults, Position, shortened
+from migd.core.hooks import Hooks
 from migd.errors import ConfigRefused
 
 __all__ = ["MOST_BYTES", "Judged", "Kind", "judged", "lacking", "unreadable"]
@@ -49,13 +50,14 @@ _NAMES = {
 class Judged:
     """A file, what it was taken for (None where that cannot be told), and what is wrong with it.
 
-    configs: the names of those in it
+    configs: the names of those in it; notes: what to know of a good one, in sentences
     """
 
     source: str
     kind: Kind | None
     faults: tuple[Fault, ...] = ()
     configs: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
 
 def unreadable(source: str, why: str) -> Judged:
@@ -70,9 +72,12 @@ def judged(data: bytes, source: str, kind: Kind | None = None) -> Judged:
         loaded = _LOAD[kind](text, source)
     except ConfigRefused as refused:
         return Judged(source, kind, tuple(refused.faults))
-    return Judged(
-        source, kind, configs=tuple(loaded.configs) if isinstance(loaded, Configs) else ()
-    )
+    match loaded:
+        case Configs():
+            return Judged(source, kind, configs=tuple(loaded.configs))
+        case Hooks() if note := hooks.skipped(loaded, source):
+            return Judged(source, kind, notes=(note,))
+    return Judged(source, kind)
 
 
 def lacking(files: Sequence[Judged], config: str) -> list[Judged]:

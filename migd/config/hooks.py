@@ -1,35 +1,30 @@
-"""Loads hooks in mig-parted's format. They are judged only: nothing runs them yet."""
+"""Loads hooks in mig-parted's format, and knows those that mig-parted itself ships."""
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
 
 from migd.config.clients import VERSION, check_version
 from migd.config.document import document
 from migd.config.faults import Faults
 from migd.config.fields import Field
+from migd.core.hooks import Hook, Hooks, Moment
 
 KEYS = ("version", "hooks")
-MOMENTS = ("apply-start", "pre-apply-mode", "pre-apply-config", "apply-exit")
+HOOK_KEYS = ("command", "args", "envs", "workdir")
+MOMENTS = tuple(moment.value for moment in Moment)
 
 _VARIABLE = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# What came of each is kept with the last jobs.
+_MOST = 32
 
-
-@dataclass(frozen=True)
-class Hook:
-    """A command; a `workdir` of "" is none."""
-
-    command: str
-    args: tuple[str, ...] = ()
-    envs: Mapping[str, str] = field(default_factory=dict)
-    workdir: str = ""
-
-
-@dataclass(frozen=True)
-class Hooks:
-    """By moment, in order."""
-
-    hooks: Mapping[str, tuple[Hook, ...]] = field(default_factory=dict)
+# Where mig-parted's hooks.sh is, and the functions in it that do what migd does itself: they keep
+# the choice for the next boot, stop GPU clients and start them again, and have CDI written anew.
+FOLDER = "/etc/nvidia-mig-manager"
+_SOURCE = re.compile(r"(?:source|\.) (?:\./)?hooks\.sh")
+_OURS = re.compile(
+    r"apply-start(?: [\"']?\$\{?MIG_PARTED_SELECTED_CONFIG\}?[\"']?)?|pre-apply-mode"
+    r"|pre-apply-config|apply-exit|refresh-cdi|(?:stop|start)_(?:driver|k8s)_services|stop_k8s_pods"
+)
+_SHELLS = ("bash", "/bin/bash", "/usr/bin/bash")
 
 
 def load(text: str, source: str) -> Hooks:
@@ -55,19 +50,23 @@ def _root(root: Field) -> Hooks:
     if named is None or named.empty:
         return Hooks()
     moments = named.record(MOMENTS, f"write {', '.join(MOMENTS)}, each with a list") or {}
-    return Hooks({moment: _list(value) for moment, value in moments.items()})
+    found = {moment: _list(value) for moment, value in moments.items() if moment in MOMENTS}
+    return Hooks({Moment(moment): hooks for moment, hooks in found.items()})
 
 
 def _list(value: Field) -> tuple[Hook, ...]:
     if value.empty:
         return ()
     items = value.items("write a list: - {command: /usr/bin/true}") or ()
+    if len(items) > _MOST:
+        value.wrong(f"has {len(items)} hooks; write at most {_MOST}, or a script that runs them")
+        return ()
     return tuple(hook for item in items if (hook := _hook(item)))
 
 
 def _hook(item: Field) -> Hook | None:
     right = "write command: and the program to run"
-    members = item.record(("command", "args", "envs", "workdir"), right)
+    members = item.record(HOOK_KEYS, right)
     if members is None:
         return None
     if "command" not in members:
@@ -76,6 +75,8 @@ def _hook(item: Field) -> Hook | None:
     command = members["command"].text(right)
     if command == "" or (command and "/" in command and not command.startswith("/")):
         members["command"].wrong("must be the whole path of a program, or its name alone")
+    elif command and "=" in command:
+        members["command"].wrong("must not have = in it: env(1) would take it for a variable")
     return Hook(
         command or "",
         _args(members.get("args")),
@@ -112,3 +113,37 @@ def _workdir(value: Field | None) -> str:
     if path and not path.startswith("/"):
         value.wrong("must be a whole path, beginning with /: hooks are started from nowhere")
     return path or ""
+
+
+# -- mig-parted's own ------------------------------------------------------------------------
+
+
+def packaged(hook: Hook) -> bool:
+    """Whether all that it calls is functions of mig-parted's hooks.sh that migd does itself."""
+    if hook.command not in _SHELLS or hook.workdir.rstrip("/") != FOLDER or hook.envs:
+        return False
+    if hook.args[:-1] not in (("-x", "-c"), ("-c",), ("-xc",)):
+        return False
+    source, *calls = (part.strip() for part in re.split(r";|&&", hook.args[-1].rstrip("; ")))
+    return bool(_SOURCE.fullmatch(source) and calls and all(map(_OURS.fullmatch, calls)))
+
+
+def skipped(hooks: Hooks, source: str) -> str:
+    """What is to be said of those that are not run, in a sentence; "" if all are."""
+    count = sum(packaged(hook) for _, hook in hooks.all)
+    if not count:
+        return ""
+    return (
+        f"{count} of {len(hooks.all)} hooks in {source} are mig-parted's own and are not run, "
+        "since migd does itself what they do: keep the choice, stop GPU clients and start them "
+        "again, have CDI written anew"
+    )
+
+
+def to_be_run(hooks: Hooks) -> Hooks:
+    """All but mig-parted's own."""
+    left = {
+        moment: tuple(hook for hook in some if not packaged(hook))
+        for moment, some in hooks.hooks.items()
+    }
+    return Hooks({moment: some for moment, some in left.items() if some})

@@ -9,8 +9,7 @@ from migd.config.document import decoded
 from migd.config.edit import config_line, with_config
 from migd.config.environment import Said
 from migd.config.faults import shortened
-from migd.config.hooks import Hook
-from migd.config.migparted import CONFIG, FOLDER, HOOKS, SELECTED, UNIT, Place, Told, told
+from migd.config.migparted import CONFIG, HOOKS, SELECTED, UNIT, Place, Told, told
 from migd.config.settings import OnChange
 from migd.config.settings import load as load_settings
 from migd.errors import ConfigRefused
@@ -26,17 +25,6 @@ BEFORE = ".before-import"
 
 # The first line of a file that the service itself makes at each boot.
 _GENERATED = b"# DO NOT EDIT: Auto-generated from hardware on every boot."
-# What the packaged hooks do, all by functions of one script.
-_PACKAGED = frozenset(
-    f"source hooks.sh; {call}"
-    for call in (
-        "apply-start ${MIG_PARTED_SELECTED_CONFIG}",
-        "pre-apply-mode",
-        "pre-apply-config",
-        "apply-exit",
-        "refresh-cdi",
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -150,35 +138,16 @@ def _hooks(
         return
     file = judged(data, place.path, Kind.HOOKS)
     if _refused(file, made):
-        made.faults.append(f"{place.path} is left out with --no-hooks; migd does not run hooks yet")
+        made.faults.append(f"{place.path} is left out with --no-hooks")
         return
-    lists = hooks.load(decoded(data, place.path), place.path).hooks.values()
-    every = [hook for moment in lists for hook in moment]
-    packaged = sum(map(_is_packaged, every))
-    if packaged:
+    found = hooks.load(decoded(data, place.path), place.path)
+    if skipped := hooks.skipped(found, place.path):
         made.notes.append(
-            f"{packaged} of {len(every)} hooks in {place.path} are mig-parted's own and do what "
-            "migd does itself: keep the choice, stop GPU clients and start them again; units that "
-            f"you have added to the lists in {FOLDER}/hooks.sh belong in "
-            f"{own.path(CLIENTS_FILE)}"
+            f"{skipped}; units that you have added to the lists in {hooks.FOLDER}/hooks.sh belong "
+            f"in {own.path(CLIENTS_FILE)}"
         )
-    if packaged == len(every):
-        return
-    _write(Write(HOOKS_FILE, data, f"from {place.path}"), own, made, replace=replace)
-    made.notes.append(
-        f"migd does not run hooks yet: {own.path(HOOKS_FILE)} is kept for a later version"
-        + ("; take mig-parted's own out of it then" if packaged else "")
-    )
-
-
-def _is_packaged(hook: Hook) -> bool:
-    return (
-        hook.command == "/bin/bash"
-        and hook.workdir == FOLDER
-        and hook.args[:2] == ("-x", "-c")
-        and len(hook.args) == 3
-        and hook.args[2] in _PACKAGED
-    )
+    if hooks.to_be_run(found).all:
+        _write(Write(HOOKS_FILE, data, f"from {place.path}"), own, made, replace=replace)
 
 
 def _missing(place: Place, variable: str, made: Import) -> bool:

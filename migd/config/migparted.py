@@ -9,10 +9,10 @@ from dataclasses import dataclass
 
 from migd.config.environment import Environment, Said, environment
 from migd.config.faults import Position, shortened
+from migd.config.hooks import FOLDER
 from migd.core.conflicts import UNITS
 
 (UNIT,) = UNITS
-FOLDER = "/etc/nvidia-mig-manager"
 CONFIG = "MIG_PARTED_CONFIG_FILE"
 HOOKS = "MIG_PARTED_HOOKS_FILE"
 SELECTED = "MIG_PARTED_SELECTED_CONFIG"

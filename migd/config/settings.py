@@ -76,6 +76,8 @@ TIME_LIMITS: Mapping[str, TimeLimit] = {
     "client-grace": TimeLimit(1, 600, built_in=20),
     # How long nvidia-smi may take to reset one GPU.
     "gpu-reset": TimeLimit(10, 600, built_in=60),
+    # How long each hook of hooks.yaml may take.
+    "hook": TimeLimit(1, 3600, built_in=60),
     # How long a boot may wait for the driver and for the put-back, both together.
     "boot": TimeLimit(10, 600, built_in=120),
     # How long before a reboot it is announced.
@@ -113,7 +115,7 @@ class Settings:
 
     @property
     def limits(self) -> dict[str, int]:
-        """Of clients and of the boot: seconds, as given or as built in."""
+        """Of all but NVML: seconds, as given or as built in."""
         return {
             key: self.time_limits.get(key, limit.built_in)
             for key, limit in TIME_LIMITS.items()

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from migd.core.hooks import HookOutcome, failures
 from migd.core.job import (
     NOTHING_AFTER,
     Aftermath,
@@ -23,6 +24,7 @@ def past_job(
     result: Result,
     clients: tuple[ClientOutcome, ...] = (),
     after: Aftermath = NOTHING_AFTER,
+    hooks: tuple[HookOutcome, ...] = (),
 ) -> PastJob:
     """ended: microseconds since the epoch; outcomes: of the GPUs that it was to change."""
     unchanged = [Outcome(b.gpu, b.index, Ending.UNCHANGED) for b in begun.unchanged]
@@ -35,13 +37,14 @@ def past_job(
         begun.started,
         ended,
         result,
-        "; ".join([_message(every, result), *missing(clients), *after.failed]),
+        "; ".join([_message(every, result), *missing(clients), *after.failed, *failures(hooks)]),
         changed=any(o.ending is not Ending.UNCHANGED for o in every),
         wanted=wanted,
         outcomes=tuple(every),
         clients=clients,
         after=after,
         about=begun.about,
+        hooks=hooks,
     )
 
 

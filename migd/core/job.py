@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from migd.core.asked import BY_ITSELF, Asked
+from migd.core.hooks import HookOutcome, Moment
 from migd.core.model import Layout
 from migd.core.values import I32, LATER, U32, U64
 
@@ -160,6 +161,7 @@ class PastJob:
     clients: tuple[ClientOutcome, ...] = field(default=(), metadata={LATER: True})
     after: Aftermath = field(default=NOTHING_AFTER, metadata={LATER: True})
     about: str = field(default="", metadata={LATER: True})
+    hooks: tuple[HookOutcome, ...] = field(default=(), metadata={LATER: True})
 
     @property
     def label(self) -> str:
@@ -170,17 +172,18 @@ def result_of(
     outcomes: Iterable[Outcome],
     clients: Iterable[ClientOutcome] = (),
     after: Aftermath = NOTHING_AFTER,
+    hooks: Iterable[HookOutcome] = (),
     *,
     canceled: bool,
 ) -> Result:
     """The result of a job from those of its GPUs, of the clients that it stopped, and of the rest.
 
     A client that did not come back makes a success partial, and so does what failed after the
-    change: done means that all is well.
+    change, hooks too: done means that all is well.
     """
     endings = {o.ending for o in outcomes}
     if not endings & {Ending.ROLLED_BACK, Ending.FAILED}:
-        missing = after.failed or any(c.missing for c in clients)
+        missing = after.failed or any(c.missing for c in clients) or any(h.failure for h in hooks)
         return Result.PARTIAL if missing else Result.DONE
     if canceled:
         return Result.CANCELED
@@ -274,12 +277,32 @@ class Signaling:
     what: str
 
 
-Record = Begun | Stopping | Signaling | Stepping | Reached | Returned
+@dataclass(frozen=True)
+class Hooking:
+    """Written before a hook is run; number: which of its moment, from 0."""
+
+    moment: Moment
+    number: U32
+    command: str
+
+
+@dataclass(frozen=True)
+class Hooked:
+    """What came of the hook that was run last."""
+
+    number: U32
+    outcome: HookOutcome
+
+
+Record = Begun | Stopping | Signaling | Stepping | Reached | Returned | Hooking | Hooked
 
 
 @dataclass(frozen=True)
 class Unfinished:
-    """What a journal says of a job that was cut short; stepped: GPUs may have been changed."""
+    """What a journal says of a job that was cut short.
+
+    stepped: GPUs may have been changed; hooked: hooks that have ended; cut: the one that had not
+    """
 
     begun: Begun
     reached: dict[str, Layout]
@@ -287,6 +310,8 @@ class Unfinished:
     stopped: tuple[Stopping, ...]
     signaled: tuple[Signaling, ...]
     stepped: bool = False
+    hooked: tuple[Hooked, ...] = ()
+    cut: Hooking | None = None
 
     @property
     def open(self) -> tuple[Before, ...]:
@@ -314,4 +339,14 @@ def unfinished(records: Iterable[Record]) -> Unfinished | None:
         tuple(r for r in told if isinstance(r, Stopping)),
         tuple(r for r in told if isinstance(r, Signaling)),
         any(isinstance(r, Stepping) for r in told),
+        tuple(r for r in told if isinstance(r, Hooked)),
+        _cut(told),
     )
+
+
+def _cut(told: Iterable[Record]) -> Hooking | None:
+    last: Hooking | None = None
+    for record in told:
+        if isinstance(record, Hooking | Hooked):
+            last = record if isinstance(record, Hooking) else None
+    return last

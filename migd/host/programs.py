@@ -21,9 +21,12 @@ from migd.printable import printable
 # How long a program may take to end after SIGTERM, and what systemd needs beside.
 _STOP_S = 5.0
 _MARGIN_S = 5.0
-_PREFIX = "migd-run-"
 _PAUSE_S = 0.25
 _EXITED = 1  # CLD_EXITED of siginfo_t
+
+# env(1) of coreutils, and how much of what a program says is kept where it may say more.
+_ENV = "/usr/bin/env"
+_KEPT = 1 << 20
 
 # Where programs of the system are looked for, whatever our own PATH is.
 SYSTEM_PATH = "/usr/sbin:/usr/bin:/sbin:/bin"
@@ -85,11 +88,15 @@ class Finished:
 
 
 class Programs:
-    """Needs a folder of its own use that systemd can write into, and only root."""
+    """Needs a folder of its own use that systemd can write into, and only root.
 
-    def __init__(self, manager: Manager, runtime_dir: Path) -> None:
+    prefix: of the names of its units
+    """
+
+    def __init__(self, manager: Manager, runtime_dir: Path, prefix: str = "migd-run-") -> None:
         self._manager = manager
         self._folder = runtime_dir.resolve()
+        self._prefix = prefix
         self._numbers = itertools.count(1)
 
     async def run(
@@ -108,25 +115,63 @@ class Programs:
         sandbox: properties of its unit; by default what fits NVIDIA's own programs
         Raises NoSystemd when systemd does not take it, or how it ended cannot be learned.
         """
-        try:
-            trusted.check_executable(Path(arguments[0]))
-        except OSError as error:
-            return Finished(None, 0, "", refused=error.strerror or str(error))
-        name = f"{_PREFIX}{os.getpid()}-{next(self._numbers)}.service"
-        output = self._folder / f"{name}.out"
+        if refused := why_not(arguments[0]):
+            return Finished(None, 0, "", refused=refused)
         settings = [
-            *common(f"migd: {arguments[0]}", arguments),
             *sandbox,
-            ("AddRef", ("b", True)),  # it stays loaded until we have read how it ended
-            ("TimeoutStartUSec", ("t", microseconds(limit_s))),
-            ("TimeoutStopUSec", ("t", microseconds(_STOP_S))),
-            ("StandardOutputFileToTruncate", ("s", str(output))),
             ("LimitFSIZE", ("t", output_limit)),
             ("Environment", ("as", [f"{k}={v}" for k, v in (environment or {}).items()])),
         ]
+        return await self._unit(arguments[0], arguments, settings, limit_s, output_limit)
+
+    async def run_bare(
+        self,
+        arguments: Sequence[str],
+        environment: Mapping[str, str],
+        *,
+        limit_s: float,
+        folder: str = "",
+    ) -> Finished:
+        """As run(), but outside of any sandbox, and with exactly these variables.
+
+        folder: where it begins, "" for /
+        It may write what it likes. Of its stdout and stderr only the end is kept, and what it has
+        started and left behind ends with it.
+        """
+        if refused := why_not(arguments[0], folder):
+            return Finished(None, 0, "", refused=refused)
+        # systemd adds variables of its own, and of its manager's.
+        variables = [f"{name}={value}" for name, value in environment.items()]
+        bare = [_ENV, "-i", *variables, *arguments]
+        settings = [("WorkingDirectory", ("s", folder))] if folder else []
+        return await self._unit(arguments[0], bare, settings, limit_s, _KEPT, cut=True)
+
+    async def _unit(
+        self,
+        program: str,
+        arguments: Sequence[str],
+        settings: Sequence[Setting],
+        limit_s: float,
+        output_limit: int,
+        *,
+        cut: bool = False,
+    ) -> Finished:
+        """cut: of its output only the end is kept, and cut off as it goes."""
+        name = f"{self._prefix}{os.getpid()}-{next(self._numbers)}.service"
+        output = self._folder / f"{name}.out"
+        to = "StandardOutputFileToAppend" if cut else "StandardOutputFileToTruncate"
+        every = [
+            *common(f"migd: {program}", arguments),
+            *settings,
+            ("AddRef", ("b", True)),  # it stays loaded until we have read how it ended
+            ("TimeoutStartUSec", ("t", microseconds(limit_s))),
+            ("TimeoutStopUSec", ("t", microseconds(_STOP_S))),
+            (to, ("s", str(output))),
+        ]
+        shorten = asyncio.create_task(_kept_short(output, output_limit)) if cut else None
         try:
             job = await self._manager.enqueue(
-                "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", settings, []]
+                "StartTransientUnit", "ssa(sv)a(sa(sv))", [name, "fail", every, []]
             )
             try:
                 await self._manager.wait(job, limit_s + _STOP_S + _MARGIN_S)
@@ -137,9 +182,17 @@ class Programs:
             finally:
                 await self._tell("UnrefUnit", "s", [name])
         except Refused as error:
-            raise NoSystemd(f"systemd does not run {arguments[0]}: {error.message}") from error
+            raise NoSystemd(f"systemd does not run {program}: {error.message}") from error
         finally:
+            if shorten:
+                shorten.cancel()
             output.unlink(missing_ok=True)
+
+    async def end(self, limit_s: float) -> None:
+        """Have all end that still run, also of an earlier daemon. Raises as settled() does."""
+        for name in await self._running():
+            await self._tell("StopUnit", "ss", [name, "replace"])
+        await self.settled(limit_s)
 
     async def settled(self, limit_s: float) -> None:
         """Wait until no program runs that an earlier daemon began, and remove what they wrote.
@@ -151,12 +204,12 @@ class Programs:
             if asyncio.get_running_loop().time() > end:
                 raise Hung(f"{', '.join(running)}, which an earlier migd began, still runs")
             await asyncio.sleep(_PAUSE_S)
-        for left in self._folder.glob(f"{_PREFIX}*.out"):
+        for left in self._folder.glob(f"{self._prefix}*.out"):
             left.unlink(missing_ok=True)
 
     async def _running(self) -> list[str]:
         states = ["active", "activating", "deactivating", "reloading"]
-        arguments = (states, [f"{_PREFIX}*.service"])
+        arguments = (states, [f"{self._prefix}*.service"])
         try:
             (rows,) = await self._manager.call("ListUnitsByPatterns", "asas", arguments)
         except Refused as error:
@@ -168,6 +221,8 @@ class Programs:
         seen = await self._manager.properties(path, "Service")
         try:
             with output.open("rb") as file:
+                # The end is what tells why.
+                file.seek(max(0, os.fstat(file.fileno()).st_size - limit))
                 text = file.read(limit).decode(errors="replace")
         except FileNotFoundError:
             text = ""
@@ -183,6 +238,30 @@ class Programs:
     async def _tell(self, member: str, signature: str, arguments: Sequence[object]) -> None:
         with contextlib.suppress(Refused, NoSystemd):
             await self._manager.call(member, signature, arguments)
+
+
+def why_not(program: str, folder: str = "") -> str:
+    """Why a program is not run in a folder: it, or the folder, is not there or not only root's."""
+    try:
+        trusted.check_executable(Path(program))
+    except OSError as error:
+        return error.strerror or str(error)
+    if not folder:
+        return ""
+    try:
+        with trusted.folder(Path(folder)):
+            return ""
+    except OSError as error:
+        return f"its workdir {printable(folder)}: {error.strerror or error}"
+
+
+async def _kept_short(output: Path, limit: int) -> None:
+    """Cut a file that others append to whenever it is longer, and never return."""
+    while True:
+        await asyncio.sleep(_PAUSE_S)
+        with contextlib.suppress(FileNotFoundError):
+            if os.stat(output).st_size > limit:  # noqa: PTH116 - of a file in memory
+                os.truncate(output, 0)
 
 
 def common(description: str, arguments: Sequence[str]) -> list[Setting]:

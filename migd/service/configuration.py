@@ -1,12 +1,13 @@
 """The files in force, and what they and the hardware make of a name."""
 
+import logging
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
 from migd import names
-from migd.config import clients, configs, settings
+from migd.config import clients, configs, hooks, settings
 from migd.config.clients import Clients
 from migd.config.configs import Config, Configs
 from migd.config.document import MOST_BYTES, decoded
@@ -14,6 +15,7 @@ from migd.config.generate import generated, merged
 from migd.config.settings import Settings
 from migd.config.use import targets
 from migd.core.asked import ITSELF
+from migd.core.hooks import Hooks
 from migd.core.job import Choice
 from migd.core.listed import Listed, Unlisted
 from migd.core.model import Gpu, Mode, Target
@@ -25,6 +27,8 @@ from migd.host.watch import entries
 from migd.printable import printable
 from migd.service.jobs import now
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
 
 
@@ -35,10 +39,12 @@ class Configuration:
     clients: of all files that list some; if one of these is refused, all stay as they were
     unknown_clients: why it is not known who they are, where none were in force before; else ""
     refused_settings: every fault of migd.yaml as it is now
+    hooks: those that are run; None if hooks.yaml was refused before any was in force
     """
 
     def __init__(self, folder: Path, defaults: Path) -> None:
-        self._path = folder / names.CONFIG_FILE
+        self.path = folder / names.CONFIG_FILE
+        self.hooks_path = folder / names.HOOKS_FILE
         self._settings_path = folder / names.SETTINGS_FILE
         self._clients_path = folder / names.CLIENTS_FILE
         self._packaged_clients_path = defaults / names.CLIENTS_FILE
@@ -54,14 +60,17 @@ class Configuration:
         self.clients = Listed()
         self._listed = False
         self.unknown_clients = ""
+        self.hooks: Hooks | None = None
+        self.hooks_refused = ""
         self.reloads = 0
 
     @property
     def files(self) -> tuple[Path, ...]:
         """Those that are read, whether they are there or not, as host.watch takes them."""
         return (
-            self._path,
+            self.path,
             self._settings_path,
+            self.hooks_path,
             self._clients_path,
             self._packaged_clients_path,
             self._more_clients,
@@ -78,10 +87,10 @@ class Configuration:
         refused: list[str] = []
         self._file_refused = ""
         try:
-            self._file = _read(self._path, configs.load)
+            self._file = _read(self.path, configs.load)
         except ConfigRefused as error:
             refused += str(error).splitlines()
-            self._file_refused = f". {self._path} is refused, and counts as it was before"
+            self._file_refused = f". {self.path} is refused, and counts as it was before"
         self.refused_settings = ()
         try:
             found = _read(self._settings_path, settings.load) or Settings()
@@ -93,9 +102,22 @@ class Configuration:
                 self._since = now()
             self.settings = found
         refused += self._reload_clients()
+        try:
+            self._read_hooks()
+        except ConfigRefused as error:
+            refused += str(error).splitlines()
+            self.hooks_refused = str(error)
         self._refused = tuple(refused)
         if refused:
             raise ConfigRefused("\n".join(refused))
+
+    def _read_hooks(self) -> None:
+        """Raises ConfigRefused."""
+        found = _read(self.hooks_path, hooks.load) or Hooks()
+        run = hooks.to_be_run(found)
+        if run != self.hooks and (skipped := hooks.skipped(found, printable(str(self.hooks_path)))):
+            log.info("%s", skipped)
+        self.hooks, self.hooks_refused = run, ""
 
     def _reload_clients(self) -> list[str]:
         """Read what files list; the faults of all of them, with which nothing changes.
@@ -142,6 +164,10 @@ class Configuration:
         if boards != self._generated[0]:
             self._generated = (boards, generated(gpus))
         return merged(self._file, self._generated[1])
+
+    def in_file(self, name: str) -> bool:
+        """Whether the file in force has it."""
+        return self._file is not None and name in self._file.configs
 
     def choose(self, name: str, text: str, gpus: Sequence[Gpu]) -> Config:
         """The configuration of that name, in the text if one is given. Raises NoSuchConfig."""

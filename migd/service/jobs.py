@@ -229,7 +229,7 @@ class Jobs:
 
     def _finish(self, begun: Begun, done: Done) -> PastJob:
         outcomes = [self._told(*end) for end in done.ends]
-        past = past_job(begun, now(), outcomes, done.result, done.clients, done.after)
+        past = past_job(begun, now(), outcomes, done.result, done.clients, done.after, done.hooks)
         self._store.remember(past)
         self._keep(begun, {o.gpu: found for o, found in done.ends if found}, wanted=past.wanted)
         # The order that callers may rely on: what changed, then the end, then the job is gone.

@@ -6,7 +6,17 @@ import logging
 from pathlib import Path
 from typing import Any
 
-from migd.core.job import Begun, Reached, Record, Returned, Signaling, Stepping, Stopping
+from migd.core.job import (
+    Begun,
+    Hooked,
+    Hooking,
+    Reached,
+    Record,
+    Returned,
+    Signaling,
+    Stepping,
+    Stopping,
+)
 from migd.core.values import plain, typed
 from migd.errors import StateUnwritable
 from migd.host import files, trusted
@@ -20,6 +30,8 @@ _KINDS: dict[str, type[Any]] = {
     "stepping": Stepping,
     "reached": Reached,
     "returned": Returned,
+    "hooking": Hooking,
+    "hooked": Hooked,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
 _SIZE_LIMIT = 16 << 20

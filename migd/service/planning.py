@@ -16,6 +16,7 @@ from migd.host.threads import in_thread
 from migd.service.clients import Clients, rules
 from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
+from migd.service.hooks import Hooks
 from migd.service.instances import Change
 from migd.service.request import Blocker, Request, blockers, digest, refuse_if_changed
 from migd.service.view import View
@@ -49,12 +50,18 @@ class Seen(Protocol):
 
 class Planning:
     def __init__(
-        self, seen: Seen, clients: Clients, configuration: Configuration, conflicts: Conflicts
+        self,
+        seen: Seen,
+        clients: Clients,
+        configuration: Configuration,
+        conflicts: Conflicts,
+        hooks: Hooks,
     ) -> None:
         self._seen = seen
         self._clients = clients
         self._configuration = configuration
         self._conflicts = conflicts
+        self._hooks = hooks
 
     async def plan(self, request: Request, choice: Choice) -> Planned:
         """Raises what says why it cannot be."""
@@ -92,7 +99,8 @@ class Planning:
             clearing = await self.clearing(made, by)
         conflicts = await self._conflicts.against(made)
         unknown = self._configuration.unknown_clients
-        in_way = blockers(made, clearing, request, conflicts, unknown)
+        hooks = self._hooks.against(made)
+        in_way = blockers(made, clearing, request, conflicts, hooks, unknown)
         planned = Planned(choice, made, clearing, in_way, by)
         refuse_if_changed(planned.digest, request)
         return planned

@@ -14,6 +14,7 @@ from migd.errors import (
     Changed,
     ConfigRefused,
     Conflict,
+    HookFailed,
     ImpactExceeded,
     InUse,
     MigdError,
@@ -107,11 +108,12 @@ def blockers(
     clearing: Clearing,
     request: Request,
     conflicts: Sequence[str] = (),
+    hooks: Sequence[str] = (),
     unknown_clients: str = "",
 ) -> list[Blocker]:
     """All that stands in the way of `plan`, the worst first.
 
-    conflicts: with what else is on this host, in sentences
+    conflicts: with what else is on this host; hooks: which cannot be run, and why; in sentences
     unknown_clients: why it is not known whom to stop, if so
     """
     found = []
@@ -138,6 +140,7 @@ def blockers(
                 )
             )
         )
+    found += [Blocker(HookFailed(sentence)) for sentence in hooks]
     found += [Blocker(InUse(b.message), b.client, b.use, b.module) for b in clearing.blocked]
     return found
 

@@ -12,6 +12,7 @@ from migd import names
 from migd.core.clients import Clearing, Rules
 from migd.core.ends import lost, waits_for_reboot
 from migd.core.holders import Holder
+from migd.core.hooks import HookOutcome, Moment, due_before
 from migd.core.job import (
     NOTHING_AFTER,
     Aftermath,
@@ -34,6 +35,7 @@ from migd.nvml.client import NvmlClient
 from migd.service.after import After
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
+from migd.service.hooks import HookRun, Hooks
 from migd.service.job import End, Job
 from migd.service.journal import Journal
 from migd.service.reboot import Reboot
@@ -68,6 +70,7 @@ class Done:
     result: Result
     clients: tuple[ClientOutcome, ...]
     after: Aftermath
+    hooks: tuple[HookOutcome, ...] = ()
 
 
 class Runner:
@@ -79,6 +82,7 @@ class Runner:
         nvml: NvmlClient,
         clients: Clients,
         after: After,
+        hooks: Hooks,
         journal: Journal,
         reboot: Reboot,
         smi: Smi,
@@ -87,6 +91,7 @@ class Runner:
         self._nvml = nvml
         self._clients = clients
         self._after = after
+        self._hooks = hooks
         self._journal = journal
         self._reboot = reboot
         self._smi = smi
@@ -96,8 +101,12 @@ class Runner:
     ) -> Done:
         """Do all of `plan`, with everything around it. Raises NoSystemd as bring_back() does."""
         run = ClientRun(self._clients, self._journal, job)
+        hooks = self._hooks_of(job)
         try:
+            await hooks.first(Moment.START)
             await run.clear(clearing, lambda: self._node.clearing(plan, by))
+            for moment in due_before(plan):
+                await hooks.first(moment)
             job.common(None)
             keep = self._reboot.possible(asker)
             resets = self._resets(job, plan.gpus)
@@ -114,8 +123,15 @@ class Runner:
             ends = job.untouched(MigdError("a defect in migd; the log has the details"))
         after = await self._after_change(job, ends)
         clients = await run.bring_back()
-        result = result_of((o for o, _ in ends), clients, after, canceled=job.canceled)
-        return Done(tuple(ends), result, clients, after)
+
+        def result(hooks: Sequence[HookOutcome]) -> Result:
+            return result_of((o for o, _ in ends), clients, after, hooks, canceled=job.canceled)
+
+        ended = await hooks.last(result, clients)
+        return Done(tuple(ends), ended, clients, after, tuple(hooks.outcomes))
+
+    def _hooks_of(self, job: Job, left: Unfinished | None = None) -> HookRun:
+        return HookRun(self._hooks, job, self._journal, lambda: self._node.seen_gpus, left)
 
     async def _after_change(
         self, job: Job, ends: Sequence[End], *, earlier: bool = False
@@ -186,15 +202,18 @@ class Runner:
         if known:
             told = [o for o in known.outcomes if o.ending is not Ending.UNCHANGED]
             ends = [(outcome, left.reached.get(outcome.gpu)) for outcome in told]
-            return Done(tuple(ends), known.result, known.clients, known.after)
+            return Done(tuple(ends), known.result, known.clients, known.after, known.hooks)
         clients: tuple[ClientOutcome, ...] = ()
         after = NOTHING_AFTER
+        hooks = self._hooks_of(job, left)
+        await hooks.taken_up()
         if begun.boot != boot_id():
             # Which units run is decided by the boot.
             ends += [(lost(b, "the host was rebooted meanwhile"), None) for b in left.open]
         else:
             clients, after = await self._take_up_here(job, left, ends)
-        return Done(tuple(ends), Result.INTERRUPTED, clients, after)
+        ended = await hooks.last(lambda _: Result.INTERRUPTED, clients)
+        return Done(tuple(ends), ended, clients, after, tuple(hooks.outcomes))
 
     async def _take_up_here(
         self, job: Job, left: Unfinished, ends: list[End]

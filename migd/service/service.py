@@ -35,6 +35,7 @@ from migd.service.configuration import Configuration
 from migd.service.conflicts import Conflicts
 from migd.service.demand import Demand
 from migd.service.drift import Drift
+from migd.service.hooks import Hooks
 from migd.service.instances import Change
 from migd.service.jobs import Audience, Jobs, now
 from migd.service.journal import Journal
@@ -73,6 +74,7 @@ class Service:
         nvml: NvmlClient,
         clients: Clients,
         after: After,
+        hooks: Hooks,
         configuration: Configuration,
         store: StateStore,
         journal: Journal,
@@ -81,6 +83,7 @@ class Service:
         smi: Smi,
     ) -> None:
         self._smi = smi
+        self._hooks = hooks
         self._nvml = nvml
         self._clients = clients
         self._configuration = configuration
@@ -88,10 +91,10 @@ class Service:
         self._audience = audience
         self._preparing = asyncio.Lock()
         self._reboot = Reboot(logind, store, self._strangers)
-        runner = Runner(self, nvml, clients, after, journal, self._reboot, smi)
+        runner = Runner(self, nvml, clients, after, hooks, journal, self._reboot, smi)
         self.jobs = Jobs(self, runner, store, journal, audience)
         self.conflicts = Conflicts(clients.units, audience.changed)
-        self._planning = Planning(self, clients, configuration, self.conflicts)
+        self._planning = Planning(self, clients, configuration, self.conflicts, hooks)
         self.view = View()
         self.match = Match.UNKNOWN
         self.match_since = now()
@@ -313,7 +316,7 @@ class Service:
         """Start a job that gives all GPUs back what they should have; its id, and who gets what.
 
         At boot nobody has been asked, so a GPU that is in use is left, and may be reset if not.
-        Raises Busy, Conflict, StateUnwritable, and what look() raises.
+        Raises Busy, Conflict, HookFailed, StateUnwritable, and what look() raises.
         """
         async with self._preparing:
             self.jobs.refuse_if_busy()
@@ -321,6 +324,7 @@ class Service:
             there = [g for g in view.gpus if g.uuid not in view.troubled]
             back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
             await self.conflicts.refuse(Plan(back.plans))
+            self._hooks.refuse(Plan(back.plans))
             trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
             made, clearing, in_use = await self._planning.unblocked(Plan(back.plans), view.gpus)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))

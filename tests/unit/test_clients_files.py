@@ -155,6 +155,11 @@ def test_a_file_where_a_folder_should_be(files: Files) -> None:
 def test_all_that_is_read_is_watched(files: Files) -> None:
     (files.more / "a.yaml").write_text("")
     watched = folders(files.configuration.files)
-    assert watched[str(files.etc)] == {"config.yaml", "migd.yaml", "clients.yaml"}
+    assert watched[str(files.etc)] == {
+        "config.yaml",
+        "migd.yaml",
+        "clients.yaml",
+        "hooks.yaml",
+    }
     assert watched[str(files.packaged)] == {"clients.yaml"}
     assert watched[str(files.more)] == {"*.yaml", "a.yaml"}

@@ -12,6 +12,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from migd.core import job, model, steps
+from migd.core.hooks import HookOutcome, Moment
 from migd.core.model import (
     Gpu,
     Layout,
@@ -167,11 +168,13 @@ def test_only_what_came_later_may_be_missing() -> None:
         changed=True, wanted=True, outcomes=(),
         clients=(job.ClientOutcome("a.service", 0, "", job.Fate.RETURNED),),
         after=job.Aftermath(("nodes made: 2",), ("CDI: no",)), about="1g.10gb",
+        hooks=(HookOutcome(Moment.EXIT, "/bin/tell", "ended with exit status 1", ("no",)),),
     )  # fmt: skip
     written = plain(past)
     assert typed(job.PastJob, written) == past
-    earlier = {k: v for k, v in written.items() if k not in ("clients", "after", "about")}
-    without = replace(past, clients=(), after=job.NOTHING_AFTER, about="")
+    later = ("clients", "after", "about", "hooks")
+    earlier = {k: v for k, v in written.items() if k not in later}
+    without = replace(past, clients=(), after=job.NOTHING_AFTER, about="", hooks=())
     assert typed(job.PastJob, earlier) == without
     for key in earlier:
         with pytest.raises(ValueError, match=f"^value: missing or unknown: {key}$"):

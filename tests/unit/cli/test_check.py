@@ -74,8 +74,9 @@ def test_as_json(folder: Path, capsys: Captured) -> None:
     assert json.loads(capsys.readouterr().out) == {
         "files": [
             {"file": "config.yaml", "kind": "config", "good": True, "configs": ["one"],
-             "faults": []},
+             "notes": [], "faults": []},
             {"file": "migd.yaml", "kind": "settings", "good": False, "configs": [],
+             "notes": [],
              "faults": [{"line": 2, "column": 28, "key": "time-limits.nvml-read",
                          "message": "0 is out of range; write 1 to 600, in seconds"}]},
         ]

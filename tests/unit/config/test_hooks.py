@@ -2,7 +2,8 @@
 
 import pytest
 
-from migd.config.hooks import Hook, Hooks, load
+from migd.config.hooks import FOLDER, load, packaged, skipped, to_be_run
+from migd.core.hooks import Hook, Hooks, Moment
 from migd.errors import ConfigRefused
 
 DEFAULT = """\
@@ -33,7 +34,7 @@ def refused(text: str) -> list[str]:
 def test_hooks_as_mig_parted_ships_them() -> None:
     found = load(DEFAULT, "h.yaml").hooks
     assert list(found) == ["apply-start", "pre-apply-mode", "apply-exit"]
-    assert found["pre-apply-mode"] == (
+    assert found[Moment.MODE] == (
         Hook(
             "/bin/bash",
             ("-x", "-c", "source hooks.sh; stop_k8s_services"),
@@ -42,7 +43,7 @@ def test_hooks_as_mig_parted_ships_them() -> None:
         ),
         Hook("true-program"),
     )
-    assert found["apply-exit"] == ()
+    assert found[Moment.EXIT] == ()
 
 
 @pytest.mark.parametrize("text", ["", "{}", "version: v1", "hooks:", "hooks: {}"])
@@ -52,7 +53,7 @@ def test_none(text: str) -> None:
 
 def test_what_is_null_is_none() -> None:
     text = "hooks: {apply-exit: ~, apply-start: [{command: a, args: ~, envs: ~}]}"
-    assert load(text, "h.yaml") == Hooks({"apply-exit": (), "apply-start": (Hook("a"),)})
+    assert load(text, "h.yaml") == Hooks({Moment.EXIT: (), Moment.START: (Hook("a"),)})
 
 
 @pytest.mark.parametrize(
@@ -62,6 +63,7 @@ def test_what_is_null_is_none() -> None:
         ("x", "[0]: must be a mapping"),
         ("{command: }", "command: must be text, not empty"),
         ("{command: ''}", "command: must be the whole path of a program, or its name alone"),
+        ("{command: /opt/a=b}", "command: must not have = in it"),
         ("{command: bin/x}", "command: must be the whole path of a program"),
         ("{command: [x]}", "command: must be text, not a list"),
         ("{command: x, arg: []}", "arg: is not a key that stands here; the keys are command, args"),
@@ -89,6 +91,7 @@ def test_faults_of_a_hook(hook: str, expected: str) -> None:
         ("hooks: []", "hooks: must be a mapping"),
         ("hooks: {post-apply: []}", "hooks.post-apply: is not a key that stands here; the keys"),
         ("hooks: {apply-start: {}}", "hooks.apply-start: must be a list"),
+        (f"hooks: {{apply-exit: [{'{command: a}, ' * 33}]}}", "has 33 hooks; write at most 32"),
         ("hook: {}", "the keys are version, hooks"),
         ("hooks: {apply-start: [], apply-start: []}", "hooks.apply-start: stands here and in"),
     ],
@@ -96,3 +99,45 @@ def test_faults_of_a_hook(hook: str, expected: str) -> None:
 def test_form(text: str, expected: str) -> None:
     (line,) = refused(text)
     assert expected in line
+
+
+def shipped(call: str, **given: object) -> Hook:
+    hook = {"command": "/bin/bash", "args": ("-x", "-c", call), "workdir": FOLDER}
+    return Hook(**(hook | given))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        shipped("source hooks.sh; apply-start ${MIG_PARTED_SELECTED_CONFIG}"),
+        shipped("source hooks.sh; refresh-cdi"),
+        shipped("source hooks.sh; stop_k8s_services; stop_k8s_pods && stop_driver_services;"),
+        shipped(". ./hooks.sh && apply-exit", command="bash", args=("-c", ". hooks.sh;apply-exit")),
+    ],
+)
+def test_what_migd_does_itself(hook: Hook) -> None:
+    own = Hook("/bin/tell")
+    hooks = Hooks({Moment.START: (hook,), Moment.EXIT: (hook, own)})
+    assert packaged(hook)
+    assert to_be_run(hooks) == Hooks({Moment.EXIT: (own,)})
+    assert skipped(hooks, "h.yaml").startswith("2 of 3 hooks in h.yaml are mig-parted's own")
+    assert skipped(to_be_run(hooks), "h.yaml") == ""
+
+
+@pytest.mark.parametrize(
+    "hook",
+    [
+        shipped("source hooks.sh; apply-exit; reboot"),
+        shipped("source hooks.sh; apply-exit $(reboot)"),
+        shipped("source hooks.sh; apply-start other"),
+        shipped("source hooks.sh"),
+        shipped("apply-exit"),
+        shipped("source mine.sh; apply-exit"),
+        shipped("source hooks.sh; apply-exit", workdir="/opt"),
+        shipped("source hooks.sh; apply-exit", command="/bin/dash"),
+        shipped("source hooks.sh; apply-exit", envs={"PATH": "/opt"}),
+        shipped("", args=()),
+    ],
+)
+def test_what_is_somebodys_own(hook: Hook) -> None:
+    assert not packaged(hook)

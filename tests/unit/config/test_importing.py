@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
+from migd.config.hooks import FOLDER
 from migd.config.importing import Import, Own, planned, told
-from migd.config.migparted import FOLDER
 from tests.data import defaults
 
 ETC = "/etc/systemd/system/nvidia-mig-manager.service.d/override.conf"
@@ -261,14 +261,15 @@ def test_selected_only_in_the_file_that_is_replaced() -> None:
 def test_packaged_hooks_are_left_out(text: bytes, count: int) -> None:
     found = imported({CONFIG: HALF, HOOKS: text}, SELECTED_CONFIG="half")
     assert written(found).keys() == {"config.yaml", "migd.yaml"}
-    assert the(found.notes, f"{count} of {count} hooks in {HOOKS} are mig-parted's own")
+    note = the(found.notes, f"{count} of {count} hooks in {HOOKS} are mig-parted's own")
+    assert f"lists in {FOLDER}/hooks.sh belong in /etc/migd/clients.yaml" in note
 
 
 def test_hooks_of_ones_own() -> None:
     text = b"version: v1\nhooks:\n  apply-exit:\n" + OWN_HOOK.encode()
     found = imported({HOOKS: text}, HOOKS_FILE=HOOKS)
     assert written(found) == {"hooks.yaml": text}
-    assert the(found.notes, "migd does not run hooks yet")
+    assert not [note for note in found.notes if "mig-parted's own" in note]
     found = imported({HOOKS: text}, {"hooks.yaml": MINIMAL_HOOKS})
     assert the(found.faults, "/etc/migd/hooks.yaml is there and differs")
     assert written(imported({HOOKS: text}, with_hooks=False)) == {}
@@ -278,8 +279,7 @@ def test_packaged_hooks_and_ones_own() -> None:
     text = DEFAULT_HOOKS + OWN_HOOK.encode()
     found = imported({HOOKS: text})
     assert written(found) == {"hooks.yaml": text}
-    assert the(found.notes, "5 of 6 hooks")
-    assert the(found.notes, "does not run hooks yet", "take mig-parted's own out")
+    assert the(found.notes, "5 of 6 hooks", "are not run")
 
 
 @pytest.mark.parametrize(

@@ -94,7 +94,7 @@ def test_limits_are_those_of_nvml() -> None:
 
 def test_limits_with_a_built_in_value() -> None:
     built_in = {"client-stop": 100, "client-start": 120, "client-grace": 20, "boot": 120}
-    built_in |= {"reboot-notice": 60, "gpu-reset": 60}
+    built_in |= {"reboot-notice": 60, "gpu-reset": 60, "hook": 60}
     assert Settings().limits == built_in
     found = load("time-limits: {client-stop: 7, nvml-read: 3}", "x")
     assert found.limits == {**built_in, "client-stop": 7}
