@@ -540,6 +540,31 @@ def test_programs(host: Host, driver: Driver) -> None:
     assert json.dumps(host.systemctl("list-units", "--failed", "--no-legend", "migd-run*")) == '""'
 
 
+def test_bare_programs(host: Host, driver: Driver) -> None:
+    """Of somebody's own: outside of any sandbox, with what they are given and nothing else."""
+
+    def run(words: str, folder: str = "", limit_s: float = 20) -> dict[str, object]:
+        command, told = ["/bin/sh", "-c", words], {"A": "b  c", "B": "$A\n%n"}
+        found = driver.do("programs.run_bare", command, told, limit_s=limit_s, folder=folder)
+        assert isinstance(found, dict)
+        return found
+
+    told = run("tr '\\0' '|' </proc/self/environ; pwd", folder="/srv")
+    assert told["output"] == "A=b  c|B=$A\n%n|/srv\n"
+    done = run("head -c 3000000 /dev/zero >/usr/lib/bare && touch /root/bare && exit 4")
+    assert (done["status"], done["output"]) == (4, "")
+    assert host.run("stat", "--format=%s", "/usr/lib/bare", "/root/bare").stdout == "3000000\n0\n"
+    host.run("rm", "/usr/lib/bare", "/root/bare")
+    # Of much that it says the end is kept; and nothing of it outlives the limit.
+    much = run("sleep 98765 & while :; do echo y; done", limit_s=1.5)
+    assert (much["in_time"], len(str(much["output"])) < 2 << 20) == (False, True)
+    assert "migd-test" not in host.run("find", "/run/migd-test", "-size", "+2M").stdout
+    assert host.run("pgrep", "--full", "^sleep 98765$", check=False).stdout == ""
+    host.run("chmod", "777", "/srv")
+    assert "its workdir /srv: /srv can be written" in str(run("true", folder="/srv")["refused"])
+    host.run("chmod", "755", "/srv")
+
+
 def test_programs_are_shut_in(host: Host, driver: Driver) -> None:
     host.write("/root/theirs", "")
     tries = {
