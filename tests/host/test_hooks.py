@@ -198,7 +198,7 @@ def check_failing(stage: Stage, node: Node) -> None:
     # All of its unit ends with its limit, which is one second here.
     host.write("/etc/migd/migd.yaml", LIMITS % 1)
     host.call("Reload")
-    stage.trick("pre-apply-config", "trap '' TERM; echo waiting; sleep 98765 & sleep 98765")
+    stage.trick("pre-apply-config", "echo waiting; sleep 98765 & sleep 98765")
     result, details = host.applied("split")
     assert result == "failed"
     assert "did not end in time (waiting); `time-limits: {hook: ...}`" in details["message"]

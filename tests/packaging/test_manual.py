@@ -12,7 +12,8 @@ import pytest
 from migd import errors, names
 from migd.cli.arguments import parser
 from migd.cli.outcome import Exit
-from migd.config import check, clients, processes, settings, units
+from migd.config import check, clients, hooks, processes, settings, units
+from migd.core.hooks import Hook, Moment, Told, environment
 from migd.core.job import Result
 from migd.core.listed import From, Listed, ListedProcess, ListedUnit, Unlisted
 from migd.host.log import Event
@@ -124,6 +125,17 @@ def test_clients() -> None:
     assert top == set(clients.KEYS)
     assert unit == set(units.KEYS)
     assert process == set(processes.KEYS)
+
+
+def test_hooks() -> None:
+    text = section("HOOKS")
+    assert keys(text) == [*hooks.KEYS, *hooks.MOMENTS, *hooks.HOOK_KEYS]
+    told = Told(1, "apply", ("GPU-1",), "h", "c", "name", skip_reset=True, mode_only=True)
+    variables = environment(Hook("x"), told, Moment.EXIT, "done")
+    described = re.findall(r"^\.It Ev (\w+)", text, re.MULTILINE)
+    assert {*described} == {name for name in variables if name.startswith("MIGD_")}
+    theirs = [name for name in described if name.replace("MIGD_", "MIG_PARTED_") in variables]
+    assert theirs == described[:5]
 
 
 def test_configurations() -> None:
