@@ -9,6 +9,7 @@ from migd.config import checkpoint, configs, exact
 from migd.config.checkpoint import as_text
 from migd.config.use import targets
 from migd.core import ends, job, model, steps, values
+from migd.core.hooks import HookOutcome, Moment
 from migd.core.job import (
     Aftermath,
     Before,
@@ -17,6 +18,8 @@ from migd.core.job import (
     ClientOutcome,
     Ending,
     Fate,
+    Hooked,
+    Hooking,
     Outcome,
     PastJob,
     Reached,
@@ -50,10 +53,11 @@ _CHOICE = Choice("all-1g.6gb", "", mode_only=False, uid=1000, at=1_700_000_000_0
 _OUTCOME = Outcome(
     _GPU.uuid, 0, Ending.ROLLED_BACK, "org.migd1.Error.Nvml", "x", "nvmlInit", 19, "IN_USE"
 )
+_HOOK = HookOutcome(Moment.EXIT, "/bin/x", "ended with exit status 1", ("y",))
 _PAST = PastJob(
     3, "apply", _CHOICE, 1, 2, Result.PARTIAL, "done", changed=True, wanted=True,
     outcomes=(_OUTCOME,), clients=(ClientOutcome("a.service", 0, "", Fate.MISSING, "x"),),
-    after=Aftermath(("a",), ("b",)),
+    after=Aftermath(("a",), ("b",)), hooks=(_HOOK,),
 )  # fmt: skip
 
 
@@ -146,6 +150,7 @@ _BEGUN = Begun(3, "apply", _CHOICE, 1, "boot", (Before(_GPU.uuid, 0, layout(_GPU
 _RECORDS = (
     _BEGUN, Stopping("a.service", ("b.socket",), 100, 120), Signaling(7, 8, "a.scope", "x"),
     Stepping(_GPU.uuid, "create 1g.6gb"), Reached(_GPU.uuid, layout(_GPU)), Returned(_OUTCOME),
+    Hooking(Moment.EXIT, 0, "/bin/x"), Hooked(0, _HOOK),
 )  # fmt: skip
 
 
