@@ -35,7 +35,8 @@ from migd.nvml.client import NvmlClient
 from migd.service.after import After
 from migd.service.clientrun import ClientRun
 from migd.service.clients import Clients
-from migd.service.hooks import HookRun, Hooks
+from migd.service.hookrun import HookRun
+from migd.service.hooks import Hooks
 from migd.service.job import End, Job
 from migd.service.journal import Journal
 from migd.service.reboot import Reboot

@@ -32,8 +32,9 @@ from migd.core.model import Gpu, Layout, Mode, Target, Wanted
 from migd.core.plan import Plan, plan_gpu
 from migd.errors import Canceled, HookFailed, NoSystemd
 from migd.host.programs import Finished
-from migd.service import hooks as service
-from migd.service.hooks import HookRun
+from migd.service import hookrun
+from migd.service.hookrun import HookRun
+from migd.service.hooks import Hooks as Shared
 from tests.support import boards
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ def run_of(
     left: Unfinished | None = None,
 ) -> HookRun:
     programs, journal = cast("Programs", hands), cast("Journal", hands)
-    shared = service.Hooks(programs, Files(hooks), folder / "job.yaml")
+    shared = Shared(programs, Files(hooks), folder / "job.yaml")
     return HookRun(shared, job or Job(NAMED), journal, lambda: (), left)
 
 
@@ -332,11 +333,11 @@ async def test_migd_is_stopped_meanwhile(folder: Path) -> None:
     job = Job(NAMED)
     run = run_of(hands, folder, job)
     job.hurrying.set()
-    before, service._HURRY_S = service._HURRY_S, 0.1
+    before, hookrun._HURRY_S = hookrun._HURRY_S, 0.1
     try:
         await run.last(coming_to(Result.FAILED), ())
     finally:
-        service._HURRY_S = before
+        hookrun._HURRY_S = before
     assert (hands.ran, hands.ended) == (["failed"], 1)
     assert [o.failure for o in run.outcomes] == [
         "was ended, because migd was being stopped",
@@ -350,10 +351,12 @@ def told(moment: Moment, number: int, name: str, failure: str = "") -> tuple[Hoo
     return Hooking(moment, number, command), Hooked(number, outcome)
 
 
-async def taken_up(folder: Path, *left: Hooking | Hooked) -> tuple[Hands, HookRun]:
+async def taken_up(
+    folder: Path, *left: Hooking | Hooked, hooks: Hooks = EVERY
+) -> tuple[Hands, HookRun]:
     hands = Hands()
     begun = Job(NAMED).begun
-    run = run_of(hands, folder, left=unfinished((begun, *left)))
+    run = run_of(hands, folder, hooks=hooks, left=unfinished((begun, *left)))
     await run.taken_up()
     await run.last(coming_to(Result.INTERRUPTED), ())
     return hands, run
@@ -378,6 +381,11 @@ async def test_killed_at_the_end(folder: Path) -> None:
     assert (hands.ran, hands.ended) == (["exit"], 1)
     hands, _ = await taken_up(folder, *records, *told(Moment.EXIT, 0, "exit"))
     assert (hands.ran, hands.ended) == ([], 0)
+    # A list ends at the first that failed, also where that was before.
+    two = Hooks({Moment.EXIT: (hook("exit"), hook("exit2"))})
+    for failure, left in (("", ["exit2"]), ("ended badly", [])):
+        hands, _ = await taken_up(folder, *told(Moment.EXIT, 0, "exit", failure), hooks=two)
+        assert hands.ran == left
     hands, _ = await taken_up(folder, *told(Moment.START, 0, "start", "ended badly"))
     assert hands.ran == ["failed"]
 
@@ -388,7 +396,7 @@ CHANGES = Plan((plan_gpu(FULL, OFF),))
 
 
 def against(folder: Path, hooks: Hooks | None, plan: Plan = CHANGES) -> tuple[str, ...]:
-    shared = service.Hooks(cast("Programs", None), Files(hooks), folder / "job.yaml")
+    shared = Shared(cast("Programs", None), Files(hooks), folder / "job.yaml")
     return shared.against(plan)
 
 
