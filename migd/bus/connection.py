@@ -90,13 +90,18 @@ class Connection:
         *,
         timeout_s: float = 25.0,
         interactive: bool = False,
+        start: bool = True,
     ) -> list[Any]:
         """Call a method and give the values of its reply.
+
+        start: whether the bus may start who has the name and is not there
 
         Raises RemoteError for an error reply, CallTimeout, and ConnectionLost when there is no
         bus or it goes away before the reply.
         """
         flags = MessageFlag.ALLOW_INTERACTIVE_AUTHORIZATION if interactive else MessageFlag.NONE
+        if not start:
+            flags |= MessageFlag.NO_AUTOSTART
         reply = await self.exchange(
             Message(
                 destination=destination,

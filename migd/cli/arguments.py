@@ -39,7 +39,13 @@ def parser() -> ArgumentParser:
     _global(top, json=False, color="auto", timeout=_TIMEOUT_S, no_ask_password=False)
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _verb(verbs, "status", "show the GPUs, their instances, and who uses them")
-    _verb(verbs, "list", "list the configurations")
+    listing = _verb(verbs, "list", "list the configurations")
+    listing.add_argument(
+        "--names",
+        choices=("configs", "gpus", "profiles", "job"),
+        help="only names, one a line, of what a running daemon knows; for completion, so those "
+        "that a shell would not take as they are are left out",
+    )
     one = _verb(verbs, "show", "print a configuration as YAML")
     one.add_argument("config", metavar="CONFIG", nargs="?", help="its name; without, all of them")
     _requesting(_verb(verbs, "plan", "show what apply would do"))
@@ -86,6 +92,13 @@ def parser() -> ArgumentParser:
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
     ending.add_argument("id", metavar="ID", nargs="?", type=_job, help="only if it is this one")
     _verb(verbs, "reload", "have the daemon read its files again")
+    watching = _verb(verbs, "watch", "tell what happens on the node, until interrupted")
+    watching.add_argument(
+        "--until",
+        choices=("match", "job", "layout"),
+        help="end as soon as the node is as wanted, a job has ended (exit 1 if not well), or "
+        "instances have come or gone",
+    )
     return top
 
 

@@ -18,9 +18,11 @@ from migd.bus.connection import (
     RemoteError,
     connect,
 )
+from migd.bus.incoming import SIGNAL
 from migd.bus.owner import owner_change
 from migd.bus.values import variant
 from migd.cli.agent import agent
+from migd.cli.news import Signal
 from migd.cli.outcome import GONE, TIMEOUT, Exit, Failure, refused
 
 PROPERTIES = "org.freedesktop.DBus.Properties"
@@ -38,14 +40,18 @@ _INTERACTIVE_S = 300.0
 class Client:
     """A connection to the daemon. All its methods raise Failure."""
 
-    def __init__(self, connection: Connection, timeout_s: float, *, interactive: bool) -> None:
+    def __init__(
+        self, connection: Connection, timeout_s: float, *, interactive: bool, start: bool
+    ) -> None:
         self._connection = connection
         self._timeout_s = timeout_s
         self._interactive = interactive
+        self._start = start
         self._owner = ""
         self._owners = 0
         self._owner_changed = asyncio.Event()
-        self._on_job: Callable[[str, dict[str, Any]], None] = lambda _path, _changed: None
+        self._heard: Callable[[Signal], None] = lambda _signal: None
+        self._moved: Callable[[str], None] = lambda _owner: None
 
     async def call(
         self,
@@ -99,16 +105,31 @@ class Client:
 
     async def watch_job(self, on_job: Callable[[str, dict[str, Any]], None]) -> None:
         """From now on tell `on_job` what changes of a job: its path, and the new properties."""
-        self._on_job = on_job
-        self._connection.add_handler(self._handle)
+
+        def heard(signal: Signal) -> None:
+            on_job(signal.path, signal.values[1])
+
+        rule = f"interface='{PROPERTIES}',member='PropertiesChanged',arg0='{names.JOB}'"
+        await self.follow(heard, rule=rule)
+
+    async def follow(
+        self,
+        heard: Callable[[Signal], None],
+        moved: Callable[[str], None] = lambda _owner: None,
+        *,
+        rule: str = f"path_namespace='{names.ROOT}'",
+    ) -> None:
+        """From now on hear the daemon's signals that fit the rule, and who the daemon is.
+
+        moved: given its new owner whenever the name changes hands, "" for none
+        """
+        self._heard, self._moved = heard, moved
+        self._connection.add_handler(self._handle, lambda arrived: arrived.kind == SIGNAL)
         await self._match(
             f"type='signal',sender='{BUS}',interface='{BUS}',member='NameOwnerChanged',"
             f"arg0='{names.BUS_NAME}'"
         )
-        await self._match(
-            f"type='signal',sender='{names.BUS_NAME}',interface='{PROPERTIES}',"
-            f"member='PropertiesChanged',arg0='{names.JOB}'"
-        )
+        await self._match(f"type='signal',sender='{names.BUS_NAME}',{rule}")
         # A change that comes with the reply may be newer than the reply: ask again then.
         changes = -1
         while changes != self._owners:
@@ -117,7 +138,7 @@ class Client:
 
     @property
     def daemon(self) -> str:
-        """Who the daemon is at present; "" when there is none. Needs watch_job()."""
+        """Who the daemon is at present; "" when there is none. Needs follow()."""
         return self._owner
 
     async def wait_daemon(self, before: str, limit_s: float) -> bool:
@@ -130,6 +151,13 @@ class Client:
         except TimeoutError:
             pass
         return self._owner != ""
+
+    async def closed(self) -> None:
+        """Wait until nothing can be heard any more, and raise Failure then."""
+        try:
+            await self._connection.wait_closed()
+        except ConnectionLost as error:
+            raise _lost(error) from error
 
     async def _call(
         self,
@@ -153,6 +181,7 @@ class Client:
                 body,
                 timeout_s=timeout_s,
                 interactive=interactive,
+                start=self._start,
             )
         except RemoteError as error:
             raise refused(error.name, error.message) from error
@@ -160,7 +189,7 @@ class Client:
             message = f"the daemon did not answer {member} within {timeout_s:g} s"
             raise Failure(Exit.UNKNOWN, message, TIMEOUT) from error
         except ConnectionLost as error:
-            raise Failure(Exit.UNKNOWN, f"lost the system bus: {error}") from error
+            raise _lost(error) from error
         return [_unwrapped(value) for value in reply]
 
     async def _bus(self, member: str, argument: str) -> list[Any]:
@@ -185,27 +214,28 @@ class Client:
             self._owner = changed[1]
             self._owners += 1
             self._owner_changed.set()
+            self._moved(self._owner)
         # Anybody may send a signal that looks like the daemon's.
-        elif self._owner and (message.sender, message.interface, message.signature) == (
-            self._owner,
-            PROPERTIES,
-            "sa{sv}as",
-        ):
-            interface, properties, _ = message.body
-            if interface == names.JOB:
-                self._on_job(message.path, _unwrapped(properties))
+        elif self._owner and message.sender == self._owner:
+            values = tuple(_unwrapped(value) for value in message.body)
+            self._heard(Signal(message.path, message.member, values))
         return False
 
 
 @contextlib.asynccontextmanager
-async def client(timeout_s: float, *, interactive: bool) -> AsyncIterator[Client]:
-    """A client on the system bus, or the one that DBUS_SYSTEM_BUS_ADDRESS names."""
+async def client(
+    timeout_s: float, *, interactive: bool, start: bool = True
+) -> AsyncIterator[Client]:
+    """A client on the system bus, or the one that DBUS_SYSTEM_BUS_ADDRESS names.
+
+    start: whether a daemon that does not run is started by a call
+    """
     try:
         connection = await connect(None, timeout_s=timeout_s)
     except ConnectionLost as error:
         raise Failure(Exit.NO_DAEMON, str(error)) from error
     try:
-        yield Client(connection, timeout_s, interactive=interactive)
+        yield Client(connection, timeout_s, interactive=interactive, start=start)
     finally:
         connection.close()
 
@@ -214,6 +244,10 @@ def options(values: Mapping[str, str | bool | int | list[str]]) -> dict[str, Any
     """Options as a{sv}."""
     kinds: dict[type, str] = {str: "s", bool: "b", int: "u", list: "as"}
     return {key: variant(kinds[type(value)], value) for key, value in values.items()}
+
+
+def _lost(error: ConnectionLost) -> Failure:
+    return Failure(Exit.UNKNOWN, f"lost the system bus: {error}")
 
 
 def _unwrapped(value: Any) -> Any:

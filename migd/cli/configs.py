@@ -1,5 +1,6 @@
 """`migctl list`, `show`, `generate`, `export`, `reload`: configurations, and the node as one."""
 
+import re
 from argparse import Namespace
 from collections import defaultdict
 
@@ -7,11 +8,18 @@ from migd.cli import text
 from migd.cli.client import Client, options
 from migd.cli.outcome import Exit
 from migd.cli.terminal import Style, Terminal
-from migd.names import GPU, MANAGER, ROOT
+from migd.names import GPU, JOB, MANAGER, ROOT
+
+# What no shell reads anything into, wherever it stands; not an option either.
+_PLAIN = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
 async def list_configs(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """List what Apply takes; a name stands first on its line."""
+    if arguments.names:
+        names = [n for n in await _names(client, arguments.names) if _PLAIN.fullmatch(n)]
+        print(text.as_json({"names": names}) if arguments.json else "\n".join(names))
+        return Exit.DONE
     manager = await client.properties(ROOT, MANAGER)
     wanted: dict[str, list[str]] = defaultdict(list)
     for uuid, name in manager.get("Wanted", {}).items():
@@ -25,6 +33,18 @@ async def list_configs(client: Client, arguments: Namespace, out: Terminal) -> E
     for line, (_, mark) in zip(text.table(rows) if rows else (), rows, strict=True):
         print(out.paint(Style.GOOD, out.fit(line)) if mark else out.fit(line))
     return Exit.DONE
+
+
+async def _names(client: Client, kind: str) -> list[str]:
+    if kind == "configs":
+        return list((await client.properties(ROOT, MANAGER)).get("Configs", ()))
+    objects = (await client.objects()).values()
+    if kind == "job":
+        return [str(i[JOB]["Id"]) for i in objects if JOB in i]
+    gpus = sorted((i[GPU] for i in objects if GPU in i), key=lambda g: int(g["Index"]))
+    if kind == "gpus":
+        return [str(g["Index"]) for g in gpus] + [g["Uuid"] for g in gpus]
+    return list(dict.fromkeys(p["name"] for g in gpus for p in g.get("Profiles", ())))
 
 
 async def _indexes(client: Client) -> dict[str, int]:

@@ -48,13 +48,13 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
         f"{(end - start) / 1e6:.1f} s" if end >= start > 0 else "-",
         job.get("type", ""),
         job.get("config", ""),
-        _user(job.get("uid", _DAEMON)),
+        user(job.get("uid", _DAEMON)),
         job.get("result") or "running",
         job.get("message", ""),
     )
 
 
-def _user(uid: int) -> str:
+def user(uid: int) -> str:
     if uid == _DAEMON:
         return "migd"
     try:

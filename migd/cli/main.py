@@ -20,6 +20,7 @@ from migd.cli import (
     stage,
     status,
     text,
+    watch,
 )
 from migd.cli.arguments import parser
 from migd.cli.client import Client, client
@@ -46,6 +47,7 @@ _VERBS: dict[str, Verb] = {
     "jobs": jobs.jobs,
     "cancel": jobs.cancel,
     "reload": configs.reload,
+    "watch": watch.watch,
 }
 
 
@@ -59,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         code = asyncio.run(run(arguments))
         sys.stdout.flush()
     except KeyboardInterrupt:
-        return Exit.DETACHED
+        # Watching has no other end.
+        return Exit.DONE if arguments.verb == "watch" else Exit.DETACHED
     except BrokenPipeError:
         # Whoever read our output has seen enough; nothing is left to flush at exit.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -81,7 +84,8 @@ async def run(arguments: Namespace) -> Exit:
 
             return await take_over(arguments, out)
         ask = sys.stdin.isatty() and not arguments.no_ask_password
-        async with client(arguments.timeout, interactive=ask) as connected:
+        start = arguments.verb != "watch" and not getattr(arguments, "names", None)
+        async with client(arguments.timeout, interactive=ask, start=start) as connected:
             return await _VERBS[arguments.verb](connected, arguments, out)
     except Failure as failure:
         if arguments.json:

@@ -62,10 +62,9 @@ def lines(found: Node, out: Terminal, trouble: str = "") -> Iterator[str]:
 def _head(manager: Properties, out: Terminal) -> Iterator[str]:
     driver = manager.get("Driver") or "none"
     yield out.safe(f"migd {manager.get('Version', '?')}, driver {driver}")
-    match = manager.get("Match", "unknown")
-    style, words = _MATCH.get(match, (Style.WARNING, out.safe(match)))
     since = manager.get("MatchSince", 0)
-    yield out.paint(style, words) + (f" since {text.moment(since)}" if since else "")
+    words = match(manager.get("Match", "unknown"), out)
+    yield words + (f" since {text.moment(since)}" if since else "")
     if owed := manager.get("RebootOwed"):
         yield out.paint(Style.WARNING, f"reboot owed: {out.sentence(owed)}")
     for sentence in manager.get("Drift", ()):
@@ -74,6 +73,12 @@ def _head(manager: Properties, out: Terminal) -> Iterator[str]:
         yield out.paint(Style.BAD, f"configuration refused: {out.sentence(error)}")
     for conflict in manager.get("Conflicts", ()):
         yield out.paint(Style.BAD, f"nothing is changed: {out.sentence(conflict)}")
+
+
+def match(value: str, out: Terminal) -> str:
+    """What the property Match says."""
+    style, words = _MATCH.get(value, (Style.WARNING, out.safe(value)))
+    return out.paint(style, words)
 
 
 def gpu_lines(gpu: Gpu, out: Terminal) -> Iterator[str]:
