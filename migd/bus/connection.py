@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+import socket
 from collections.abc import Callable, Sequence
 from typing import Any, Protocol
 
@@ -62,7 +63,7 @@ class RemoteError(BusError):
 class Connection:
     """Made by connect(). When it has ended it stays so: a new one must be made."""
 
-    def __init__(self, address: str | None) -> None:
+    def __init__(self, address: str | socket.socket | None) -> None:
         self._pending: dict[int, tuple[str, asyncio.Future[Message]]] = {}
         self._handlers: list[tuple[Wants, MessageHandler]] = []
         self._door: Door | None = None
@@ -240,8 +241,10 @@ class Connection:
             self.send(call.error(f"{_ERROR}.{error}", clean(text)))
 
 
-async def connect(address: str | None, *, timeout_s: float) -> Connection:
+async def connect(address: str | socket.socket | None, *, timeout_s: float) -> Connection:
     """Connect to a bus; without an address to the system bus, or DBUS_SYSTEM_BUS_ADDRESS.
+
+    A socket is one at whose other end there is a bus; the connection has it from then on.
 
     Raises ConnectionLost when nobody is there, or it does not let us in, or not in time.
     """
@@ -249,9 +252,8 @@ async def connect(address: str | None, *, timeout_s: float) -> Connection:
         connection = Connection(address)
         await connection.open(timeout_s)
     except Exception as error:
-        raise ConnectionLost(
-            f"cannot connect to {address or 'the system bus'}: {error!r}"
-        ) from error
+        bus = address if isinstance(address, str) else "the system bus"
+        raise ConnectionLost(f"cannot connect to {bus}: {error!r}") from error
     return connection
 
 

@@ -26,6 +26,7 @@ from dbus_next._private.unmarshaller import Unmarshaller
 from dbus_next.aio.message_bus import MessageBus, _MessageWriter
 from dbus_next.constants import BusType
 from dbus_next.message import Message
+from dbus_next.message_bus import BaseMessageBus
 from dbus_next.signature import SignatureTree
 
 from migd.bus.frames import Frame, Frames
@@ -56,19 +57,24 @@ _MAX_AUTH_LINE = 16 * 1024
 class Transport(MessageBus):
     """One connection to a bus: gives what arrives to `deliver`, and says once that it `ended`.
 
+    address: a bus's, None for the system's; or a socket at whose other end there is one, and
+    which is closed with the connection
     drained(): all that was posted is written
     ended(error): None after close().
     """
 
     def __init__(
         self,
-        address: str | None,
+        address: str | socket.socket | None,
         deliver: Callable[[Incoming], None],
         drained: Callable[[], None],
         ended: Callable[[Exception | None], None],
     ) -> None:
+        self._given = address if isinstance(address, socket.socket) else None
+        # Of an address that is given it reads the form, and connects to it in _setup_socket().
+        named = "unix:path=/" if self._given else address
         try:
-            super().__init__(address, BusType.SYSTEM, negotiate_unix_fd=False)  # type: ignore[arg-type]
+            super().__init__(named, BusType.SYSTEM, negotiate_unix_fd=False)  # type: ignore[arg-type]
         except Exception:
             self._close_socket()
             raise
@@ -182,6 +188,15 @@ class Transport(MessageBus):
         else:
             hello(reply, None)
 
+    def _setup_socket(self) -> None:
+        if self._given is None:
+            super()._setup_socket()  # type: ignore[no-untyped-call]
+            return
+        self._sock = self._given
+        self._sock.settimeout(0)
+        self._stream = self._sock.makefile("rwb")
+        self._fd = self._sock.fileno()
+
     async def _auth_readline(self) -> str:
         line = b""
         while not line.endswith(b"\r\n"):
@@ -222,6 +237,7 @@ def _refuse_unknown_internals() -> None:
         MessageBus: {"_message_reader", "_auth_readline", "_finalize", "next_serial"},
         MessageBus.connect.__code__: {"_message_reader", "_method_return_handlers", "_stream"},
         MessageBus._authenticate.__code__: {"_auth_readline"},
+        BaseMessageBus.__init__.__code__: {"_setup_socket"},
         MessageBus._setup_socket.__code__: {"_sock", "_stream", "_fd"},
         Message: {"_marshall"},
         Unmarshaller: {"read_argument", "read_variant", "unmarshall"},

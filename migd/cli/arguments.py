@@ -36,7 +36,7 @@ def parser() -> ArgumentParser:
         allow_abbrev=False,
     )
     top.add_argument("--version", action="version", version=f"migctl {__version__}")
-    _global(top, json=False, color="auto", timeout=_TIMEOUT_S, no_ask_password=False)
+    _global(top, json=False, color="auto", timeout=_TIMEOUT_S, no_ask_password=False, host="")
     verbs = top.add_subparsers(dest="verb", metavar="VERB", required=True)
     _verb(verbs, "status", "show the GPUs, their instances, and who uses them")
     listing = _verb(verbs, "list", "list the configurations")
@@ -105,12 +105,25 @@ def parser() -> ArgumentParser:
 def _verb(verbs: "_SubParsersAction[ArgumentParser]", name: str, words: str) -> ArgumentParser:
     made = verbs.add_parser(name, help=words, description=words, allow_abbrev=False)
     # A verb takes the global options too, and does not set back what stood before it.
-    _global(made, json=SUPPRESS, color=SUPPRESS, timeout=SUPPRESS, no_ask_password=SUPPRESS)
+    _global(
+        made,
+        json=SUPPRESS,
+        color=SUPPRESS,
+        timeout=SUPPRESS,
+        no_ask_password=SUPPRESS,
+        host=SUPPRESS,
+    )
     return made
 
 
 def _global(
-    to: ArgumentParser, *, json: object, color: object, timeout: object, no_ask_password: object
+    to: ArgumentParser,
+    *,
+    json: object,
+    color: object,
+    timeout: object,
+    no_ask_password: object,
+    host: object,
 ) -> None:
     to.add_argument("--json", action="store_true", default=json, help="write JSON")
     to.add_argument(
@@ -128,6 +141,14 @@ def _global(
         action="store_true",
         default=no_ask_password,
         help="do not ask on the terminal for the password of somebody who may; fail then",
+    )
+    to.add_argument(
+        "-H",
+        "--host",
+        metavar="HOST",
+        default=host,
+        help="ask the daemon of another host, [USER@]HOST, over ssh, as systemctl and busctl do; "
+        "no administrator's password is asked for there",
     )
 
 

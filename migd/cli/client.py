@@ -22,6 +22,7 @@ from migd.bus.incoming import SIGNAL
 from migd.bus.owner import owner_change
 from migd.bus.values import variant
 from migd.cli.agent import agent
+from migd.cli.far import Far, far
 from migd.cli.news import Signal
 from migd.cli.outcome import GONE, TIMEOUT, Exit, Failure, refused
 
@@ -33,6 +34,7 @@ _VARIANT = type(variant("s", ""))
 # How long a single WaitJob is waited for before we ask whether the daemon is alive and wait
 # again. The bus counts each that stays unanswered, and allows 128.
 WAIT_SLICE_S = 300.0
+_NOT_ASKED = "no password is asked for on another host: be root there, or a member of group migd"
 # A person may have to type a password.
 _INTERACTIVE_S = 300.0
 
@@ -224,18 +226,49 @@ class Client:
 
 @contextlib.asynccontextmanager
 async def client(
-    timeout_s: float, *, interactive: bool, start: bool = True
+    timeout_s: float, *, interactive: bool, start: bool = True, host: str = ""
 ) -> AsyncIterator[Client]:
     """A client on the system bus, or the one that DBUS_SYSTEM_BUS_ADDRESS names.
 
     start: whether a daemon that does not run is started by a call
+    host: the bus is that of this host, over ssh
     """
+    if host:
+        async with far(host, interactive=interactive) as other, _on(other, timeout_s) as connection:
+            yield Client(connection, timeout_s, interactive=False, start=start)
+        return
     try:
         connection = await connect(None, timeout_s=timeout_s)
     except ConnectionLost as error:
         raise Failure(Exit.NO_DAEMON, str(error)) from error
     try:
         yield Client(connection, timeout_s, interactive=interactive, start=start)
+    finally:
+        connection.close()
+
+
+@contextlib.asynccontextmanager
+async def _on(other: Far, timeout_s: float) -> AsyncIterator[Connection]:
+    """A connection to the bus of another host; its failures say what ssh said, and are told apart.
+
+    Nobody is asked for a password there, so that whoever needs one is told what to do.
+    """
+    try:
+        connection = await connect(other.socket, timeout_s=timeout_s)
+    except ConnectionLost as error:
+        why = await other.why(str(error))
+        raise Failure(Exit.NO_DAEMON, f"cannot reach {other.host}: {why}") from error
+    try:
+        yield connection
+    except Failure as failure:
+        if isinstance(failure.__cause__, ConnectionLost):
+            why = await other.why(str(failure.__cause__))
+            message = f"lost {other.host}: {why}"
+        elif failure.exit_code is Exit.NOT_ALLOWED:
+            message = f"{failure.message}\n{_NOT_ASKED}"
+        else:
+            message = f"{other.host}: {failure.message}"
+        raise Failure(failure.exit_code, message, failure.name) from failure
     finally:
         connection.close()
 

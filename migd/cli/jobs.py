@@ -21,14 +21,14 @@ async def jobs(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     if arguments.json:
         print(text.as_json(found))
     elif found:
-        print("\n".join(lines(found, out)))
+        print("\n".join(lines(found, out, arguments.host)))
     else:
         print("no jobs yet")
     return Exit.DONE
 
 
-def lines(found: list[dict[str, Any]], out: Terminal) -> list[str]:
-    rows = [_HEAD, *(tuple(map(out.safe, _row(job))) for job in found)]
+def lines(found: list[dict[str, Any]], out: Terminal, host: str = "") -> list[str]:
+    rows = [_HEAD, *(tuple(map(out.safe, _row(job, host))) for job in found)]
     head, *rest = map(out.fit, text.table(rows))
     told = [_painted(line, row[_RESULT], out) for line, row in zip(rest, rows[1:], strict=True)]
     return [out.paint(Style.FAINT, head), *told]
@@ -40,7 +40,7 @@ def _painted(line: str, result: str, out: Terminal) -> str:
     return line if result == "done" else out.paint(Style.WARNING, line)
 
 
-def _row(job: dict[str, Any]) -> tuple[str, ...]:
+def _row(job: dict[str, Any], host: str) -> tuple[str, ...]:
     start, end = job.get("start", 0), job.get("end", 0)
     return (
         str(job.get("id", "?")),
@@ -48,15 +48,18 @@ def _row(job: dict[str, Any]) -> tuple[str, ...]:
         f"{(end - start) / 1e6:.1f} s" if end >= start > 0 else "-",
         job.get("type", ""),
         job.get("config", ""),
-        user(job.get("uid", _DAEMON)),
+        user(job.get("uid", _DAEMON), host),
         job.get("result") or "running",
         job.get("message", ""),
     )
 
 
-def user(uid: int) -> str:
+def user(uid: int, host: str = "") -> str:
+    """Who that is, by name; users of another host go by number."""
     if uid == _DAEMON:
         return "migd"
+    if host and uid:
+        return f"uid {uid}"
     try:
         return pwd.getpwuid(uid).pw_name
     except (KeyError, OverflowError):

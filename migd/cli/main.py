@@ -51,6 +51,10 @@ _VERBS: dict[str, Verb] = {
 }
 
 
+# They read and write files, and have no other way to another host than any program has.
+_HERE = ("check", "import-mig-parted")
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run migctl; the exit code. Wrong arguments end it with SystemExit(2)."""
     arguments = parser().parse_args(argv)
@@ -73,6 +77,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 async def run(arguments: Namespace) -> Exit:
     """Run the verb that the arguments name, and tell of a failure."""
     out = terminal(sys.stdout, arguments.color)
+    if arguments.host and arguments.verb in _HERE:
+        sentence = f"{arguments.verb} is about files of this host; run it there, over ssh"
+        print(f"migctl: {sentence}", file=sys.stderr)
+        return Exit.WRONG_USE
     if arguments.verb == "check":
         # It needs no daemon, and no other verb needs what reads files.
         from migd.cli.check import check
@@ -85,7 +93,9 @@ async def run(arguments: Namespace) -> Exit:
             return await take_over(arguments, out)
         ask = sys.stdin.isatty() and not arguments.no_ask_password
         start = arguments.verb != "watch" and not getattr(arguments, "names", None)
-        async with client(arguments.timeout, interactive=ask, start=start) as connected:
+        async with client(
+            arguments.timeout, interactive=ask, start=start, host=arguments.host
+        ) as connected:
             return await _VERBS[arguments.verb](connected, arguments, out)
     except Failure as failure:
         if arguments.json:

@@ -9,8 +9,10 @@ from migd.cli.progress import job_line
 from migd.cli.terminal import Style, Terminal
 
 
-def told(record: Record, out: Terminal) -> Iterator[str]:
-    """The lines of it; the first tells what happened."""
+def told(record: Record, out: Terminal, host: str = "") -> Iterator[str]:
+    """The lines of it; the first tells what happened. host: where, "" for here."""
+    if record.get("uid") is not None:
+        record = {**record, "by": jobs.user(record["uid"], host)}
     return _WORDS[record["what"]](record, out)
 
 
@@ -32,7 +34,7 @@ def _daemon(record: Record, out: Terminal) -> Iterator[str]:
 
 def _job_new(record: Record, out: Terminal) -> Iterator[str]:
     what = " ".join(filter(None, (record["type"], record["config"])))
-    by = "" if record["uid"] is None else f", asked for by {jobs.user(record['uid'])}"
+    by = f", asked for by {record['by']}" if "by" in record else ""
     yield out.paint(Style.BUSY, out.safe(f"job {record['id']} ({what}) has begun{by}"))
 
 

@@ -29,7 +29,7 @@ _TOGETHER_S = 0.05
 
 async def watch(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     """Tell what happens until somebody interrupts, or what was waited for is there."""
-    shown = Shown(out, as_json=arguments.json)
+    shown = Shown(out, arguments.host, as_json=arguments.json)
     try:
         async with aclosing(Watch(client).records()) as records:
             async for record in records:
@@ -151,8 +151,9 @@ class Watch:
 class Shown:
     """Writes records: as JSON, or a line each; how a job gets on in one line, on a terminal."""
 
-    def __init__(self, out: Terminal, *, as_json: bool) -> None:
+    def __init__(self, out: Terminal, host: str, *, as_json: bool) -> None:
         self._out = out
+        self._host = host
         self._as_json = as_json
         self._progress = Progress(sys.stdout, out)
 
@@ -162,7 +163,7 @@ class Shown:
         elif record["what"] == "job-step" and self._out.live:
             self._progress.update(as_job(record))
         else:
-            for line in told(record, self._out):
+            for line in told(record, self._out, self._host):
                 self._progress.say(f"{text.moment(record['time'])}  {line}")
 
     def clear(self) -> None:
