@@ -90,7 +90,7 @@ def parser() -> ArgumentParser:
     )
     _verb(verbs, "jobs", "list the running job and the last ones")
     ending = _verb(verbs, "cancel", "end the running job, and put back what it has not finished")
-    ending.add_argument("id", metavar="ID", nargs="?", type=_job, help="only if it is this one")
+    ending.add_argument("id", metavar="JOB", nargs="?", type=_job, help="only if it is this one")
     _verb(verbs, "reload", "have the daemon read its files again")
     watching = _verb(verbs, "watch", "tell what happens on the node, until interrupted")
     watching.add_argument(
@@ -281,7 +281,7 @@ def _choosing(to: ArgumentParser) -> None:
     to.add_argument(
         "-g",
         "--gpu",
-        metavar="ID",
+        metavar="GPU",
         action="append",
         help="only this GPU: UUID, PCI address or index; can be given more than once",
     )

@@ -1,12 +1,24 @@
-"""Completion for bash: words that never change, of the program's own arguments."""
+"""Completion for bash: the program's own arguments, and names of the daemon that runs.
 
-from program import FILE, Option, Verb, program
+Words that are not ours go nowhere near compgen -W, which would read them as a shell does.
+"""
+
+from program import FILE, HOST, NAMES, Option, Verb, program
 
 _TEMPLATE = """\
 # Completion of migctl for bash; made of the program's arguments.
 
+# Of a daemon that runs, at once or not at all; none is started, and of another host none is asked.
+_migctl_names() {{
+    local name
+    while read -r name; do
+        [[ $name != "$cur"* ]] || COMPREPLY+=("$name")
+    done < <(migctl --timeout 1 --no-ask-password list --names "$1" </dev/null 2>/dev/null)
+}}
+
 _migctl() {{
-    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}} verb= words= i
+    local cur=${{COMP_WORDS[COMP_CWORD]}} prev=${{COMP_WORDS[COMP_CWORD - 1]}}
+    local verb= words= names= host= i
     COMPREPLY=()
     # --color=auto is three words to bash.
     if [[ $cur == = ]]; then
@@ -14,6 +26,9 @@ _migctl() {{
     elif [[ $prev == = ]]; then
         prev=${{COMP_WORDS[COMP_CWORD - 2]}}
     fi
+    for i in "${{COMP_WORDS[@]}}"; do
+        [[ $i != -H* && $i != --host* ]] || host=1
+    done
     for ((i = 1; i < COMP_CWORD; i++)); do
         case ${{COMP_WORDS[i]}} in
         {valued}) ((i++)) ;;
@@ -33,12 +48,15 @@ _migctl() {{
         esac
         ;;
     esac
-    if [[ $words == FILE || ( $words == *' FILE' && $cur != -* ) ]]; then
+    if [[ $words == HOST ]]; then
+        mapfile -t COMPREPLY < <(compgen -A hostname -- "$cur")
+    elif [[ $words == FILE || ( $words == *' FILE' && $cur != -* ) ]]; then
         compopt -o filenames
         mapfile -t COMPREPLY < <(compgen -f -- "$cur")
     else
         mapfile -t COMPREPLY < <(compgen -W "${{words% FILE}}" -- "$cur")
     fi
+    [[ ! $names || $host || $cur == -* ]] || _migctl_names "$names"
 }}
 complete -F _migctl migctl
 """
@@ -61,15 +79,20 @@ def text() -> str:
 
 
 def _value(name: str, option: Option) -> str:
-    words = " ".join(option.choices) or (FILE if option.value == FILE else "")
-    return f"    {name}) words='{words}' ;;"
+    words = " ".join(option.choices) or (option.value if option.value in (FILE, HOST) else "")
+    return f"    {name}) words='{words}'{_asked(option.value)} ;;"
 
 
 def _verb(verb: Verb, common: str) -> str:
     words = [_names(verb.options), common] if verb.options else [common]
     if any(argument.name == FILE for argument in verb.arguments):
         words.append(FILE)
-    return f"        {verb.name}) words='{' '.join(words)}' ;;"
+    asked = "".join(_asked(argument.name) for argument in verb.arguments)
+    return f"        {verb.name}) words='{' '.join(words)}'{asked} ;;"
+
+
+def _asked(value: str) -> str:
+    return f" names={NAMES[value]}" if value in NAMES else ""
 
 
 def _names(options: tuple[Option, ...]) -> str:

@@ -5,6 +5,8 @@ import re
 from mdoc import finished, head, items, prose, sentence, word
 from program import Argument, Option, Verb, program
 
+from migd.cli.news import KINDS
+
 _EXIT = re.compile(r"^ +(\d+) +(.*)$", re.MULTILINE)
 _EXAMPLES = (
     ("See every GPU as a bar of slices:", "migctl status"),
@@ -17,6 +19,8 @@ _EXAMPLES = (
     ("Make one GPU what the file says:", "migctl apply -g 0 -f layout.yaml"),
     ("Find out in a script whether all is as the file says:", "migctl assert -f layout.yaml"),
     ("Judge a file before it goes to a host:", "migctl check config.yaml"),
+    ("Wait until the node is as wanted:", "migctl watch --until match"),
+    ("See another host:", "migctl -H root@gpu1.example.org status"),
 )
 
 _ENVIRONMENT = (
@@ -62,6 +66,21 @@ def text() -> str:
         *_ENVIRONMENT,
         ".Sh EXIT STATUS",
         *items(((code, prose(means)) for code, means in _EXIT.findall(made.epilog)), width="130"),
+        ".Sh WATCHING",
+        ".Nm Cm watch",
+        *prose(
+            "follows the daemon over its restarts and starts none; SIGINT ends it, with 0. With "
+            "--json it writes one object a line. Each has what, one of those below, and time, in "
+            "microseconds since the epoch; later versions may add to both."
+        ),
+        *items((f"Li {kind}", sentence(words)) for kind, words in KINDS.items()),
+        ".Sh OTHER HOSTS",
+        *prose(
+            "With -H everything but what is about files is asked of the daemon of another host, "
+            "which needs ssh here and systemd-stdio-bridge there, a part of systemd. What ssh has "
+            "to ask, it asks on the terminal, unless --no-ask-password is given or there is no "
+            "terminal. Who may do what is decided over there, by the user that ssh logs in as."
+        ),
         ".Sh EXAMPLES",
     ]
     for what, command in _EXAMPLES:

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 
 from migd.cli.arguments import parser
 
-FILE = "FILE"
+FILE, HOST = "FILE", "HOST"
+# What a running daemon knows, by what the arguments are called: `migctl list --names` gives it.
+NAMES = {"CONFIG": "configs", "GPU": "gpus", "PROFILE": "profiles", "JOB": "job"}
 
 
 @dataclass(frozen=True)

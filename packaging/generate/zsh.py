@@ -1,13 +1,21 @@
-"""Completion for zsh: words that never change, of the program's own arguments."""
+"""Completion for zsh: the program's own arguments, and names of the daemon that runs."""
 
-from program import FILE, Argument, Option, Verb, program
+from program import FILE, HOST, NAMES, Argument, Option, Verb, program
 
 _TEMPLATE = """\
 #compdef migctl
 # Made of the program's arguments.
 
+# Of a daemon that runs, at once or not at all; none is started, and of another host none is asked.
+_migctl_names() {{
+    local -a names
+    [[ -z $host ]] || return 1
+    names=(${{(f)"$(migctl --timeout 1 --no-ask-password list --names $1 </dev/null 2>/dev/null)"}})
+    compadd -a names
+}}
+
 _migctl() {{
-    local curcontext=$curcontext state line
+    local curcontext=$curcontext state line host=${{words[(r)(-H|--host)*]}}
     local -a common verbs
     common=(
 {common}
@@ -69,7 +77,9 @@ def _argument(argument: Argument) -> str:
 def _values(choices: tuple[str, ...], name: str) -> str:
     if choices:
         return f"({' '.join(choices)})"
-    return "_files" if name == FILE else " "
+    if name in NAMES:
+        return f"{{_migctl_names {NAMES[name]}}}"
+    return {FILE: "_files", HOST: "_hosts"}.get(name, " ")
 
 
 def _plain(words: str) -> str:

@@ -264,7 +264,7 @@ def test_completion_of_bash(tmp_path: Path) -> None:
     assert "--no-wait" not in completed(tmp_path, "plan", "--")
     assert completed(tmp_path, "check", "o") == {"one.yaml"}
     assert completed(tmp_path, "apply", "-f", "") >= {"one.yaml"}
-    assert completed(tmp_path, "apply", "-g", "") == set()
+    assert completed(tmp_path, "list", "--names", "=", "p") == {"profiles"}
 
 
 def test_completion_of_zsh(tmp_path: Path) -> None:
