@@ -97,11 +97,15 @@ def sentence(step: Step, gpu: Gpu) -> str:
         case DestroyCompute(gi, ci):
             return f"destroy compute instance {ci} of GPU instance {gi}"
         case CreateInstance(profile_id, placement, compute):
-            inside = "" if compute is None else f" with {_compute_instances(len(compute))}"
-            return f"create {gpu.profile_name(profile_id)} at {placement}{inside}"
+            return f"create {gpu.profile_name(profile_id)} at {placement}{inside(compute)}"
         case CreateCompute(gi, compute):
             count = 1 if compute is None else len(compute)
             return f"create {_compute_instances(count)} in GPU instance {gi}"
+
+
+def inside(compute: tuple[int, ...] | None) -> str:
+    """What an instance is to have in it, to be said after its name; "" if one that fills it."""
+    return "" if compute is None else f" with {_compute_instances(len(compute))}"
 
 
 def _compute_instances(count: int) -> str:

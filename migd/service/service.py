@@ -14,6 +14,7 @@ from migd.config.generate import generated
 from migd.config.settings import Settings
 from migd.core.asked import ITSELF, Asked
 from migd.core.clients import Blocked, Clearing, Rules, Standing, standing, steps_aside
+from migd.core.differences import difference
 from migd.core.holders import Holder
 from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu, Layout
@@ -21,7 +22,6 @@ from migd.core.permissions import APPLYING, STAGING, Method
 from migd.core.plan import Plan
 from migd.core.putback import Return, planned
 from migd.core.reboot import NOBODY, Asker
-from migd.core.steps import sentence
 from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, NotSupported, Overruled, StateUnwritable
 from migd.host.logind import Logind
@@ -176,11 +176,7 @@ class Service:
     async def differences(self, request: Request) -> list[str]:
         """One sentence for each GPU that is not what is asked for; none if all are."""
         planned = await self.plan(request)
-        return [
-            f"{g.gpu}: left to do is to " + ", ".join(sentence(s, g.gpu) for s in g.steps)
-            for g in planned.plan.gpus
-            if g.steps
-        ]
+        return [f"{g.gpu}: {told}" for g in planned.plan.gpus if (told := difference(g))]
 
     async def export(self, form: Form, *, exact: bool) -> str:
         """What is on the node now, as a text that `apply` takes back."""

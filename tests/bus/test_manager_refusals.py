@@ -246,7 +246,7 @@ def test_assert_tells_what_differs(two: World) -> None:
     assert len(differences) == 2
     for index, sentence in enumerate(differences):
         assert two.uuid(index) in sentence
-        assert "create 1g.10gb" in sentence
+        assert "5 x 1g.10gb are missing; 1 x 2g.20gb and 1 x 3g.40gb are too many" in sentence
     matches, differences = two.daemon.call(
         "Assert", "sa{sv}", "all-1g.10gb", options({"gpus": ["1"]})
     )
