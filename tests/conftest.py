@@ -1,4 +1,7 @@
-"""What holds for every test: it ends; in CI a skipped test is a failure, unless it needs a GPU."""
+"""What holds for every test: it ends; in CI a skipped test is a failure.
+
+Unless it needs what CI cannot have: a real GPU, or NVIDIA's nvidia-mig-parted.
+"""
 
 import faulthandler
 import os
@@ -47,7 +50,18 @@ def _give_up(test: str, stderr: int) -> None:
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, Any]:
     report = yield
-    if report.skipped and os.environ.get("CI") and not item.get_closest_marker("gpu"):
+    excused = item.get_closest_marker("gpu") or item.get_closest_marker("peer")
+    if report.skipped and os.environ.get("CI") and not excused:
         report.outcome = "failed"
         report.longrepr = f"skipped, which is a failure in CI: {report.longrepr}"
     return report
+
+
+@pytest.fixture
+def peer() -> str:
+    """NVIDIA's nvidia-mig-parted; the test has the mark of that name, too."""
+    if not os.environ.get("PEER"):
+        pytest.skip("PEER does not say where nvidia-mig-parted is")
+    if os.geteuid():
+        pytest.skip("only root can show nvidia-mig-parted a simulated driver in /proc and /sys")
+    return os.environ["PEER"]

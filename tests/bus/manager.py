@@ -91,6 +91,37 @@ def world(folder: Path, *gpus: tuple[str, int], config: str = "") -> Iterator[Wo
         yield World(node, bus, daemon)
 
 
+def differences(of: World, config: str = "", **given: Any) -> list[str]:
+    """What Assert says."""
+    matches, found = of.daemon.call("Assert", "sa{sv}", config, options(given))
+    assert matches == (found == [])
+    return list(found)
+
+
+def check_nothing_left(of: World, config: str = "", **given: Any) -> None:
+    """It is there: Assert says so, and one more Apply touches nothing."""
+    assert differences(of, config, **given) == []
+    check_unchanged(of, config, **given)
+
+
+def check_unchanged(of: World, config: str = "", **given: Any) -> None:
+    before, calls = of.node.gpus(), changing_calls(of.node)
+    result, details = of.daemon.applied(config, max_impact="none", **given)
+    assert (result, details["changed"]) == ("done", False)
+    assert (of.node.gpus(), changing_calls(of.node)) == (before, calls)
+
+
+def check_refused(of: World, error: str, config: str = "", **given: Any) -> str:
+    """Apply refuses it and nothing has changed; the message."""
+    before, calls = of.node.gpus(), changing_calls(of.node)
+    name, message = of.daemon.refused(
+        "Apply", "sa{sv}", config, options({"max_impact": "reset", **given})
+    )
+    assert name == f"{names.ERROR}.{error}", message
+    assert (of.node.gpus(), changing_calls(of.node)) == (before, calls)
+    return message
+
+
 def untyped(value: Any) -> Any:
     """A value of busctl's JSON without the types of variants, at any depth."""
     if isinstance(value, dict):
