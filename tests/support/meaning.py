@@ -72,6 +72,4 @@ def held(gpu: Mapping[str, Any]) -> Held:
 
 def largest(key: str) -> str:
     """The profile that is the whole GPU."""
-    return max(offered(key).values(), key=lambda row: (row["slices"], "+" not in row["name"]))[
-        "name"
-    ]
+    return max((row["slices"], "+" not in name, name) for name, row in offered(key).items())[2]
