@@ -23,12 +23,16 @@ ODD = {
     "off.service": unit(enabled=False),
     "broken.service": "[Service]\nType=oneshot\nExecStart=/bin/false\n",
     "static.service": unit(enabled=False),
+    "by-hand.service": unit(),
     "many@.service": unit(enabled=False),
     "real.service": unit() + "Alias=other.service\n",
     "once.service": "[Service]\nType=oneshot\nRemainAfterExit=yes\nExecStart=/bin/true\n",
     "slow.service": unit("--slow=0.2", enabled=False),
 }
-UP = ("static.service", "many@one.service", "other.service", "once.service", "slow.service")
+UP = (
+    "static.service", "by-hand.service", "many@one.service", "other.service", "once.service",
+    "slow.service",
+)  # fmt: skip
 DOWN = {
     "idle.service": "inactive", "off.service": "inactive", "masked.service": "inactive",
     "broken.service": "failed", "many@two.service": "inactive",
@@ -45,13 +49,14 @@ def set_up(host: Host) -> None:
 def test_what_is_listed_stops_in_order_and_comes_back(boot: Boot, node: Node, release: str) -> None:
     host = boot(release, node, prepare=set_up)
     host.systemctl("enable", "--quiet", "real.service")
+    host.systemctl("disable", "--quiet", "by-hand.service")
     host.systemctl("start", *UP)
     host.systemctl("stop", "idle.service", "masked.service")
     host.systemctl("mask", "--quiet", "masked.service")
     host.systemctl("start", "broken.service", check=False)
     order = (
-        *STOPPED, "slow.service", "static.service", "many@one.service", "real.service",
-        "once.service",
+        *STOPPED, "slow.service", "static.service", "by-hand.service", "many@one.service",
+        "real.service", "once.service",
     )  # fmt: skip
     every = (*order, PERSISTENCED, *DOWN)
     alone = [name for name in order if name not in ("nvsm-mqtt.service", "nvsm-core.service")]
@@ -91,6 +96,7 @@ def test_what_is_listed_stops_in_order_and_comes_back(boot: Boot, node: Node, re
     told = {client["unit"]: client["result"] for client in details["clients"]}
     assert told == dict.fromkeys(order, "returned")
     assert host.systemctl("is-enabled", "idle.service") == "enabled"
+    assert host.systemctl("is-enabled", "by-hand.service", check=False) == "disabled"
     assert "masked" in host.systemctl("is-enabled", "masked.service", check=False)
     assert failed(host).split()[0] == "broken.service"
     assert len(failed(host).splitlines()) == 1
