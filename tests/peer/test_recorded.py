@@ -1,0 +1,176 @@
+"""What migd makes of mig-parted's names agrees with what the peer, recorded, made and said.
+
+In a node's layouts of record.json by the core alone; the daemon's part, that it applies what it
+plans, is in tests/bus/test_compatible.py, and both live in test_live.py.
+"""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+
+from migd import errors
+from migd.config.configs import Config, load
+from migd.config.export import exported
+from migd.config.use import targets
+from migd.core.differences import difference
+from migd.core.model import ComputeProfile, Gpu, GpuInstance, Mode
+from migd.core.plan import Plan, plan
+from migd.simulator.boards import NO_MIG
+from tests.data import defaults
+from tests.peer.cases import CONFIGS, NODES, Layout, Record, tried, why_not
+from tests.peer.judge import Blind, began, blind, cannot_make, check, held
+from tests.support import boards
+
+RECORD = Record.read()
+HELD = [(node, name) for node in NODES for name in tried(node) if not why_not(node, name)]
+
+every_node = pytest.mark.parametrize("node", NODES)
+
+
+def gpus(node: str, layout: Layout) -> list[Gpu]:
+    """A node with that on it."""
+    return [
+        boards.without_mig(index)
+        if key == NO_MIG
+        else boards.gpu(key, mode=Mode.DISABLED, index=index)
+        if has is None
+        else boards.gpu(key, instances(key, has), index=index)
+        for index, (key, has) in enumerate(zip(NODES[node], layout, strict=True))
+    ]
+
+
+def instances(key: str, has: tuple[str, ...]) -> list[GpuInstance]:
+    ids = {profile.name: profile.id for profile in boards.profiles(key)}
+    places = [place.split("@") for place in has]
+    return [boards.instance(key, gi, ids[name], int(at)) for gi, (name, at) in enumerate(places, 1)]
+
+
+def planned(here: list[Gpu], config: Config) -> Plan:
+    return plan(here, targets(config, here), {})
+
+
+def reached(here: list[Gpu], config: Config) -> Mapping[int, object]:
+    """What is there once the plan is carried out, by index."""
+    made = {gpu.index: gpu for gpu in here}
+    goals = {
+        g.gpu.index: None
+        if g.goal.mode is not Mode.ENABLED
+        else [made[g.gpu.index].profile_name(w.profile_id) for w in g.goal.instances or ()]
+        for g in planned(here, config).gpus
+    }
+    kept = held(tuple(_names(gpu) for gpu in here))
+    return {**kept, **{i: held((None if n is None else tuple(n),))[0] for i, n in goals.items()}}
+
+
+def _names(gpu: Gpu) -> tuple[str, ...] | None:
+    if gpu.mode is not Mode.ENABLED:
+        return None
+    return tuple(gpu.profile_name(instance.profile_id) for instance in gpu.instances)
+
+
+def left(here: list[Gpu], config: Config) -> list[str]:
+    return [told for g in planned(here, config).gpus if (told := difference(g))]
+
+
+def only(text: str) -> Config:
+    (config,) = load(text, "exported").configs.values()
+    return config
+
+
+def test_the_peer_that_was_run() -> None:
+    assert RECORD.version == "nvidia-mig-parted version v0.15.0"
+    assert {node: list(cases) for node, cases in RECORD.nodes.items()} == {
+        node: tried(node) for node in NODES
+    }
+
+
+@every_node
+def test_what_is_recorded_agrees(node: str) -> None:
+    """The two did, but for what the peer does wrong."""
+    for name, case in RECORD.nodes[node].items():
+        check(node, name, case)
+
+
+WITHOUT = "h100-80gb-pcie + t4-16gb"
+THREE = "h200-141gb + a30-24gb + rtx-pro-6000-blackwell-96gb"
+
+
+def test_where_the_two_differ() -> None:
+    """The peer's assert is never true where a name leaves a GPU out, or a GPU has no MIG."""
+    differ = {case: why for case in HELD if (why := blind(*case))}
+    assert differ == {
+        (THREE, "all-1g.35gb"): Blind.PART,
+        **{
+            (WITHOUT, name): Blind.NO_MIG
+            for name in tried(WITHOUT)
+            if name != "all-disabled" and not why_not(WITHOUT, name)
+        },
+    }
+    # And it cannot make a 1g of double memory where only compute profile 7 is known in it.
+    unmade = {case for case in HELD if cannot_make(*case)}
+    assert unmade == {
+        ("h100-80gb-sxm5", "all-1g.20gb"),
+        ("h100-80gb-pcie", "all-1g.20gb"),
+        ("h100-nvl-94gb", "all-1g.24gb"),
+        ("h100-96gb", "all-1g.24gb"),
+        ("gh200-144gb", "all-1g.36gb"),
+        ("h200-141gb", "all-1g.35gb"),
+        ("b200-180gb", "all-1g.45gb"),
+        ("gb200-186gb", "all-1g.47gb"),
+        (THREE, "all-1g.35gb"),
+        (WITHOUT, "all-1g.20gb"),
+    }
+    assert (len(HELD), len(differ), len(unmade - differ.keys())) == (140, 10, 8)
+
+
+def test_a_compute_profile_that_hardware_may_have_is_agreed_to() -> None:
+    """Had the peer made compute profile 0 in a 1g of double memory, it would be what is asked."""
+    key, wide = "h100-80gb-sxm5", 15
+    known = boards.instance(key, 7, wide, 0)
+    narrow = ComputeProfile(0, 1, 16, 1)
+    made = replace(
+        known,
+        compute=boards.compute([0]),
+        compute_profiles=(*known.compute_profiles, narrow),
+    )
+    text = (
+        'version: v1\nmig-configs: {a: [{devices: all, mig-enabled: true, mig-devices: {"%s": 1}}]}'
+    )
+    assert left([boards.gpu(key, [made])], only(text % "1g.20gb")) == []
+
+
+@every_node
+def test_migd_still_makes_what_the_peer_was_asked_about(node: str) -> None:
+    """By profile, which is all that the peer's assert sees; if not, it must be recorded anew."""
+    for name, case in RECORD.nodes[node].items():
+        here = gpus(node, began(node))
+        if why_not(node, name):
+            with pytest.raises(getattr(errors, _CLASSES.get(case.migd.words, case.migd.words))):
+                planned(here, CONFIGS[name])
+        else:
+            assert reached(here, CONFIGS[name]) == held(case.migd.layout), name
+
+
+_CLASSES = {"Config": "ConfigRefused"}
+
+
+@every_node
+def test_migd_agrees_to_what_the_peer_made(node: str) -> None:
+    text = load(defaults.yaml_text(), "config-default.yaml").configs
+    for name, case in RECORD.nodes[node].items():
+        if case.peer.done and not why_not(node, name):
+            assert left(gpus(node, case.peer.layout), text[name]) == [], name
+
+
+@every_node
+def test_exports_go_both_ways(node: str) -> None:
+    for name, case in RECORD.nodes[node].items():
+        if why_not(node, name):
+            continue
+        # What the peer wrote is what was there, whoever reads it, and makes it again.
+        config = only(case.peer.export)
+        assert left(gpus(node, case.peer.layout), config) == [], name
+        assert reached(gpus(node, began(node)), config) == held(case.peer.layout), name
+        # What migd writes now is what the peer was given then.
+        assert exported(gpus(node, case.migd.layout)) == case.migd.export, name
