@@ -55,8 +55,10 @@ FAULT_ACTIONS = {"return": 1, "hang": 2, "no-effect": 3, "die": 4, "die-after": 
 # Milliseconds, and whether the number is assumed. Measured ones: a SetMigMode with its reset on
 # A100 (NVIDIA/gpu-operator issue 351), init and first handle (kubernetes-sigs/
 # dra-driver-nvidia-gpu pull request 1018). Nobody has published the others; on Ampere a mode
-# change that stays pending takes as long here as one that resets, on hardware less.
+# change that stays pending takes as long here as one that resets, on hardware less. The mode that
+# is in force already was set on 8 H100 within a second (NVIDIA/gpu-operator issue 1310).
 DEFAULT_LATENCIES = {
+    "nvmlDeviceSetMigMode@same": (10, True),
     "nvmlDeviceSetMigMode@reset": (4500, False),
     "nvmlDeviceSetMigMode@resetless": (300, True),
     "nvmlDeviceCreateGpuInstance": (120, True),

@@ -138,7 +138,7 @@ def test_compute_instance_profiles(key: str, make_node: MakeNode, nvml: Any) -> 
 
 def test_rows_with_unknown_numbers_are_left_out(h100: Any) -> None:
     (shown,) = h100.show()["boards"]
-    assert "compute profile 1g.20gb id 0 in 1g.20gb" in shown["left_out"]
+    assert "compute profile 1c.3g.40gb id 7 in 3g.40gb" in shown["left_out"]
     for row in boards.board("h100-80gb-sxm5").profiles:
         assert all(inner["instances"] for inner in row["compute_profiles"])
 

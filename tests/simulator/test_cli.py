@@ -43,7 +43,7 @@ def test_mixed_nodes(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None
     assert main(["show", str(node)]) == 0
     text = capsys.readouterr().out
     assert "2: NVIDIA A30 00000000:52:00.0" in text
-    assert "h100-80gb-sxm5, left out, not known: compute profile 1g.20gb id 0 in 1g.20gb\n" in text
+    assert "h100-80gb-sxm5, left out, not known: compute profile 1c.3g.40gb id 7 in 3g." in text
 
 
 def test_show_of_a_node_with_everything(

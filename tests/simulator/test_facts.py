@@ -141,7 +141,7 @@ COMPUTE = {  # board, profile id: id, SM and count of each compute profile
     ("go-nvml#146", HOPPER, 14): {(0, 16, 2), (7, 26, 1), (1, 32, 1)},
     ("lgip-a100-80", "a100-80gb", 9): {(0, 14, 3), (1, 28, 1), (2, 42, 1)},
     ("lgip-a100-80: no 3c in four slices", "a100-80gb", 5): {(0, 14, 4), (1, 28, 2), (3, 56, 1)},
-    ("cgi-h100: double memory has 7", HOPPER, 15): {(7, 26, 1)},
+    ("cgi-h100, go-nvlib-85: double memory has both", HOPPER, 15): {(0, 16, 1), (7, 26, 1)},
 }
 
 

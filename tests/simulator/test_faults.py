@@ -209,6 +209,28 @@ def test_latency_by_generation_and_first_handle(a100: Node, h100: Node, nvml: An
         assert handles[0] >= 5_000_000 > handles[1]
 
 
+def test_a_mode_that_is_in_force_takes_no_switch(h100: Node, nvml: Any) -> None:
+    h100.latency("nvmlDeviceSetMigMode@resetless", 4000)
+    h100.latency("nvmlDeviceSetMigMode@same", 1)
+    api = nvml(h100)
+    device = api.nvmlDeviceGetHandleByIndex(0)
+    api.nvmlDeviceSetMigMode(device, 0)
+    assert h100.modelled()["total_ms"] == 1
+    h100.latency("nvmlDeviceSetMigMode@resetless", 2)
+    api.nvmlDeviceSetMigMode(device, 1)
+    api.nvmlDeviceSetMigMode(device, 1)
+    assert h100.modelled()["total_ms"] == 4
+
+
+def test_an_initialization_within_one_only_counts(h100: Node, nvml: Any) -> None:
+    h100.latency("nvmlInitWithFlags", 5)
+    api = nvml(h100)
+    api.nvmlInit()
+    assert h100.modelled() == {"calls": {"nvmlInitWithFlags": 5}, "total_ms": 5}
+    api.nvmlShutdown()
+    assert h100.calls()["nvmlInitWithFlags"] == 2
+
+
 def test_modelled_time_is_the_sum_over_calls(h100: Node, nvml: Any) -> None:
     """What a benchmark holds a transition against: necessary calls times their latencies."""
     h100.latency(MODE, 0.5)

@@ -96,20 +96,26 @@ static bool is_named(const struct latency *latency, const char *name) {
     return latency->used && strcmp(latency->call, name) == 0;
 }
 
-// "NAME@reset" and "NAME@resetless" tell the board generations apart; a plain name holds for both.
-static uint latency_for(const struct state *state, const char *name, int gpu) {
-    char qualified[NAME_LENGTH + 16] = "";
+// "NAME@reset" and "NAME@resetless" tell the board generations apart; a plain name holds for both,
+// and before all of them that of the call's variant.
+static uint latency_for(const struct state *state, const char *name, const char *variant,
+                        int gpu) {
+    char qualified[NAME_LENGTH + 16] = "", special[NAME_LENGTH + 16] = "";
+    if (variant != NULL)
+        snprintf(special, sizeof special, "%s@%s", name, variant);
     if (gpu >= 0 && (uint)gpu < state->gpu_count) {
         bool reset = board_of(state, &state->gpus[gpu])->mode_needs_reset;
         snprintf(qualified, sizeof qualified, "%s@%s", name, reset ? "reset" : "resetless");
     }
     uint found = 0;
+    bool plain = false;
     for (int index = 0; index < MAX_LATENCIES; index++) {
         const struct latency *latency = &state->latencies[index];
-        if (is_named(latency, name))
+        if (is_named(latency, special))
             return latency->microseconds;
-        if (is_named(latency, qualified))
+        if (is_named(latency, name) || (!plain && is_named(latency, qualified)))
             found = latency->microseconds;
+        plain |= is_named(latency, name);
     }
     return found;
 }
@@ -129,6 +135,11 @@ static bool needs_handle_latency(const struct site *site) {
     return strncmp(site->name, "nvmlDeviceGetHandleBy", 21) == 0;
 }
 
+// One that only counts: nvml.h, "a reference count of the number of initializations is maintained".
+static bool is_counting_only(const struct site *site) {
+    return strncmp(site->name, "nvmlInit", 8) == 0 && session.references > 1;
+}
+
 bool first_handle(void) {
     if (session.first_handle_done)
         return false;
@@ -141,9 +152,11 @@ static bool prelude(struct call *call, enum call_kind kind, nvmlReturn_t *result
     struct state *state = call->state;
     state_lock(state);
     struct fault fault = fault_for(state, call->site->name, call->gpu);
-    uint delay = latency_for(state, call->site->name, call->gpu);
+    uint delay = 0;
+    if (!is_counting_only(call->site))
+        delay = latency_for(state, call->site->name, call->variant, call->gpu);
     if (needs_handle_latency(call->site) && first_handle())
-        delay += latency_for(state, "first-handle", NO_GPU);
+        delay += latency_for(state, "first-handle", NULL, NO_GPU);
     if (call->site->counter > 0)
         state->counters[call->site->counter - 1].modelled_us += delay;
     bool known_gpu = call->gpu >= 0 && (uint)call->gpu < state->gpu_count;
@@ -181,8 +194,9 @@ static nvmlReturn_t finish(struct call *call, nvmlReturn_t result) {
 
 // SUCCESS means that the body has to run, with the state locked. A fault may also decide that the
 // call returns SUCCESS and did nothing; callers cannot tell, so that is kept out of the result.
-nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call_kind kind) {
-    *call = (struct call){.site = site, .gpu = gpu, .begun = now_ns()};
+nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call_kind kind,
+                        const char *variant) {
+    *call = (struct call){.site = site, .variant = variant, .gpu = gpu, .begun = now_ns()};
     if (session.references == 0)
         return NVML_ERROR_UNINITIALIZED;
     call->node = session.node;

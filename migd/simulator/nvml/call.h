@@ -21,12 +21,15 @@ struct call {
     struct state *state;
     struct node *node;
     pthread_mutex_t *operation;
+    const char *variant;
     int gpu;
     bool no_effect, die_after;
     uint64_t begun;
 };
 
-nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call_kind kind);
+// variant: a latency of "NAME@variant" holds instead of others, where there is one; NULL for none.
+nvmlReturn_t call_begin(struct call *call, struct site *site, int gpu, enum call_kind kind,
+                        const char *variant);
 nvmlReturn_t call_end(struct call *call, nvmlReturn_t result);
 
 // Calls that open or close the session themselves: what they share with the others, piece by piece.
@@ -35,10 +38,11 @@ void call_refused(struct node *node, struct site *site, nvmlReturn_t result, uin
 bool call_fault(struct node *node, struct site *site, struct call *call, nvmlReturn_t *result);
 
 // Opens the call; the body then runs with the state locked and leaves by DONE.
-#define CALL(gpu_index, kind)                                                   \
+#define CALL(gpu_index, kind) CALL_AS(gpu_index, kind, NULL)
+#define CALL_AS(gpu_index, kind, variant)                                       \
     static struct site site = {.name = __func__};                               \
     struct call call;                                                           \
-    nvmlReturn_t begun = call_begin(&call, &site, (gpu_index), (kind));         \
+    nvmlReturn_t begun = call_begin(&call, &site, (gpu_index), (kind), (variant)); \
     if (begun != NVML_SUCCESS)                                                  \
         return begun;                                                           \
     if (call.no_effect && (kind) != CALL_CHANGE)                                \

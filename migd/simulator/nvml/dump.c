@@ -66,10 +66,10 @@ static void put_gi(struct out *out, struct node *node, uint index, uint id) {
     const struct gi *gi = &gpu->gi[id];
     const char *comma = "";
     put(out,
-        "{\"gi\":%u,\"profile\":\"%s\",\"profile_id\":%u,\"placement\":{\"start\":%u,\"size\":%u},"
-        "\"destroyed\":%s,\"compute_instances\":[",
-        id, board->profiles[gi->profile].name, board->profiles[gi->profile].id, gi->start, gi->size,
-        gi->lingering ? "true" : "false");
+        "{\"gi\":%u,\"serial\":%u,\"profile\":\"%s\",\"profile_id\":%u,"
+        "\"placement\":{\"start\":%u,\"size\":%u},\"destroyed\":%s,\"compute_instances\":[",
+        id, gi->serial, board->profiles[gi->profile].name, board->profiles[gi->profile].id,
+        gi->start, gi->size, gi->lingering ? "true" : "false");
     for (uint inner = 0; inner < MAX_CI; inner++)
         if (ci_is_live(gi, &gi->ci[inner])) {
             put(out, "%s", comma);
