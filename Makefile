@@ -26,10 +26,10 @@ unit:
 	@packaging/prepare test
 	$(BIN)/python -m pytest -q tests/unit
 
-# What it costs, in minutes: a table, and bench.json.
+# What it costs: a table, and bench.json. Beside nvidia-mig-parted with PEER=FILE, as root; see docs/benchmarks.md.
 bench:
 	@packaging/prepare test
-	@$(BIN)/python -m tests.bench
+	@$(BIN)/python -m tests.bench $(if $(PEER),--peer $(PEER)) $(BENCH)
 
 # Random requests and faults on a booted host, for an hour or SOAK_MINUTES.
 soak:

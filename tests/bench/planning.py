@@ -2,6 +2,7 @@
 
 import random
 import time
+from pathlib import Path
 
 from migd.core.model import Gpu, GpuInstance, Mode, Target, Wanted
 from migd.core.plan import plan_gpu
@@ -12,7 +13,7 @@ from tests.support import boards
 _CASES = 400
 
 
-def measure(report: Report) -> None:
+def measure(report: Report, _folder: Path) -> None:
     for key in boards.boards():
         choice = random.Random(key)
         empty = boards.gpu(key)

@@ -16,7 +16,7 @@ from tests.bench.table import Report, Row, percentile
 
 _PROCESSES, _FILES, _HOLDERS, _TIMES = 2000, 50, 100, 5
 # These processes are this one's children, and a scan leaves its own out.
-_STRANGER = 2**22 + 1
+STRANGER = 2**22 + 1
 
 # The processes are a bare interpreter's: what is mapped counts, too, and this one has much.
 _CROWD = """
@@ -43,12 +43,15 @@ for pid in pids:
 
 def measure(report: Report, folder: Path) -> None:
     """Needs root, who makes the stand-in node."""
+    if os.geteuid() != 0:
+        print("\nthe scan is not measured: its stand-in for a GPU's node needs root")
+        return
     places = Places(folder / "dev", folder / "sys")
     places.dev.mkdir(parents=True)
     os.mknod(places.dev / "nvidia0", 0o20666, os.makedev(1, 3))
     section = f"{_PROCESSES} processes with {_FILES} descriptors each, {_HOLDERS} have a GPU's node"
-    with _crowd(places.dev / "nvidia0"):
-        look = partial(scan, (), places, _STRANGER)
+    with crowd(places.dev / "nvidia0", _PROCESSES, _FILES, _HOLDERS):
+        look = partial(scan, (), places, STRANGER)
         walls, cpus = [], []
         for _ in range(_TIMES):
             wall, cpu = time.perf_counter(), time.process_time()
@@ -79,8 +82,9 @@ async def _lateness(work: Callable[[], object]) -> list[float]:
 
 
 @contextmanager
-def _crowd(node: Path) -> Iterator[None]:
-    numbers = map(str, (_PROCESSES, _FILES, _HOLDERS))
+def crowd(node: Path, processes: int, files: int, holders: int) -> Iterator[None]:
+    """Real processes with so many descriptors each, of which some have the node open."""
+    numbers = map(str, (processes, files, holders))
     with subprocess.Popen(
         [sys.executable, "-I", "-S", "-c", _CROWD, str(node), *numbers],
         stdin=subprocess.PIPE,

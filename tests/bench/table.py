@@ -1,10 +1,8 @@
 """Rows of figures, as a table for people and as JSON for programs."""
 
-import json
 import os
 import platform
 from dataclasses import asdict, dataclass, field
-from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -23,6 +21,7 @@ class Report:
     """Sections in the order measured."""
 
     sections: dict[str, list[Row]] = field(default_factory=dict)
+    tables: dict[str, object] = field(default_factory=dict)
 
     def add(self, section: str, *rows: Row) -> None:
         """Print the rows at once, and keep them."""
@@ -33,17 +32,23 @@ class Report:
             told = f"{row.note}{' (modelled)' if row.modelled else ''}".strip()
             print(f"  {row.name:<52}{row.value:>12.3f} {row.unit:<6}{told}", flush=True)
 
-    def write(self, path: Path) -> None:
-        document = {
+    def keep(self, name: str, table: object) -> None:
+        """Keep what is more than rows of one figure, and plain enough for JSON."""
+        self.tables[name] = table
+
+    def document(self) -> dict[str, object]:
+        """All of it, plain enough for JSON."""
+        return {
             "machine": {
                 "processors": os.cpu_count(),
                 "architecture": platform.machine(),
                 "python": platform.python_version(),
                 "kernel": platform.release(),
+                "load": os.getloadavg()[0],
             },
             "sections": {name: [asdict(r) for r in rows] for name, rows in self.sections.items()},
+            "tables": self.tables,
         }
-        path.write_text(json.dumps(document, indent=1) + "\n")
 
 
 def percentile(values: list[float], share: float) -> float:
