@@ -1,12 +1,14 @@
 """The service as objects on the bus: pure translation, from its values to those of the contract."""
 
 from collections.abc import Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 from dbus_next.signature import Variant
 
 from migd import __version__, names
 from migd.bus.tree import Objects
+from migd.bus.values import variant
 from migd.core.clients import Blocked, Clearing, End, Standing, Stop
 from migd.core.holders import Holder, Use
 from migd.core.hooks import HookOutcome
@@ -113,7 +115,7 @@ def _gpu(gpu: Gpu, service: Service, job: Job | None) -> Properties:
         "MigModePending": gpu.pending.value,
         "State": _state(service.view.troubled.get(gpu.uuid)),
         "Wanted": wanted.label if wanted else "",
-        "Profiles": [_profile(p) for p in gpu.profiles],
+        "Profiles": _profiles(gpu.profiles),
         "Processes": [_process(p, service.view) for p in gpu.processes],
         "Job": names.job_path(job.begun.id) if job and working else "/",
     }
@@ -123,6 +125,12 @@ def _state(trouble: Hung | Nvml | None) -> str:
     if trouble is None:
         return "ok"
     return "hung" if isinstance(trouble, Hung) else "failed"
+
+
+@lru_cache(maxsize=32)
+def _profiles(profiles: tuple[Profile, ...]) -> Variant:
+    """Those of a board never change: made once, not again for each GPU at each sign of a job."""
+    return variant("aa{sv}", [_profile(p) for p in profiles])
 
 
 def _profile(profile: Profile) -> dict[str, Variant]:

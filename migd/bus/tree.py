@@ -51,7 +51,13 @@ def _properties(
     if values.keys() != interface.properties.keys():
         differing = sorted(values.keys() ^ interface.properties.keys())
         raise ValueError(f"{name} at {path} and its contract differ in properties: {differing}")
-    return {p: variant(kind.signature, values[p]) for p, kind in interface.properties.items()}
+    return {p: _fit(kind.signature, values[p]) for p, kind in interface.properties.items()}
+
+
+def _fit(signature: str, value: Any) -> Variant:
+    """The value as a variant; one of that very type has been made by `variant` already."""
+    made = isinstance(value, Variant) and value.signature == signature
+    return value if made else variant(signature, value)
 
 
 def changes(contract: Contract, root: str, old: Tree, new: Tree) -> list[Signal]:
