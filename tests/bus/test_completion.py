@@ -55,8 +55,9 @@ def environment(folder: Path, bus: str) -> dict[str, str]:
 
 
 def generated(shell: str) -> str:
-    command = [sys.executable, CHECKOUT / "packaging/generate", shell]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    command = [sys.executable, str(CHECKOUT / "packaging/generate"), shell]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return done.stdout
 
 
 def completed(folder: Path, bus: str, *words: str) -> set[str]:
