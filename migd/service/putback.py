@@ -131,7 +131,7 @@ class PutBack:
         """Wait until NVML answers; why it never will, if so. Raises Hung, Nvml, NoDriver."""
         while True:
             try:
-                await self._service.look()
+                view = await self._service.look()
             except NoDriver as error:
                 if not has_nvidia_gpu():
                     return "there is no NVIDIA GPU in this host"
@@ -142,7 +142,9 @@ class PutBack:
                 # A worker of a daemon that was killed may be in a call yet.
                 self._waits = str(error)
             else:
-                return ""
+                if view.gpus or view.unseen or not has_nvidia_gpu():
+                    return ""
+                self._waits = "the driver, which shows no GPU yet, while the host has some"
             await asyncio.sleep(_PAUSE_S)
 
 

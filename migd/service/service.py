@@ -317,6 +317,8 @@ class Service:
         async with self._preparing:
             self.jobs.refuse_if_busy()
             view = await self.look()
+            if not view.gpus and not view.unseen:
+                raise NoDriver("the driver shows no GPU any more")
             there = [g for g in view.gpus if g.uuid not in view.troubled]
             back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
             await self.conflicts.refuse(Plan(back.plans))

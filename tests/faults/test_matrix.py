@@ -13,8 +13,9 @@ from tests.faults import by_moment, by_nvml, documented, matrix, running
 from tests.faults.arena import Arena, recorded
 from tests.faults.by_moment import WHAT
 from tests.faults.matrix import HANG, Case
+from tests.faults.mutant import mutant
 from tests.faults.oracle import Broken
-from tests.faults.test_order import NO_WAY_BACK, mutant
+from tests.faults.test_order import NO_WAY_BACK
 from tests.faults.transitions import ALL
 from tests.support.node import MUTATING
 

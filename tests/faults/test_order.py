@@ -4,15 +4,14 @@ Each defect is one that would not show in a run that goes well: a copy of migd w
 the checks that the other tests here rely on.
 """
 
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
-import migd
 from migd.bus.connection import BusError
+from tests.faults.mutant import mutant
 from tests.faults.order import TRACE, check_order
 from tests.faults.recovery import check_one_back, check_recovered, undisturbed
 from tests.faults.scenes import THREE_H100, TWO_H100, Scene, Stage, staged
@@ -23,19 +22,6 @@ SYNC = ("host/files.py", "                os.fdatasync(descriptor)\n", "        
 WRITE_STEP = "            await self._write(Stepping(gpu.uuid, does))\n"
 PERFORM = "        performed = await self._nvml.perform(gpu, step)\n"
 BACK = "            await self._put_back(gpu)\n"
-
-
-def mutant(folder: Path, *patches: tuple[str, str, str]) -> Path:
-    """A folder with a copy of migd in it; each patch replaces a text that is there once."""
-    package = folder / "mutant"
-    ignored = shutil.ignore_patterns("__pycache__", "simulator", "cli")
-    shutil.copytree(Path(migd.__file__).parent, package / "migd", ignore=ignored)
-    for name, old, new in patches:
-        file = package / "migd" / name
-        text = file.read_text()
-        assert text.count(old) == 1, (name, old)
-        file.write_text(text.replace(old, new))
-    return package
 
 
 @contextmanager
