@@ -73,7 +73,7 @@ def text() -> str:
             "--json it writes one object a line. Each has what, one of those below, and time, in "
             "microseconds since the epoch; later versions may add to both."
         ),
-        *items((f"Li {kind}", sentence(words)) for kind, words in KINDS.items()),
+        *items((f"Li {kind}", prose(f"{words}.")) for kind, words in KINDS.items()),
         ".Sh OTHER HOSTS",
         *prose(
             "With -H everything but what is about files is asked of the daemon of another host, "

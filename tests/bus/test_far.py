@@ -74,6 +74,16 @@ def test_verbs(there: World, tmp_path: Path) -> None:
     assert refused.stderr.startswith("migctl: gpu1: ")
 
 
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can be somebody else")
+def test_whoever_would_need_a_password_is_told(there: World, tmp_path: Path) -> None:
+    other = SSH.replace("exec ", "exec setpriv --reuid=65534 --regid=65534 --clear-groups ")
+    over = environment(tmp_path, other, there.bus.address)
+    assert migctl(over, "-H", "gpu1", "list").returncode == 0
+    denied = migctl(over, "-H", "gpu1", "apply", "all-3g.40gb")
+    assert (denied.returncode, denied.stdout) == (4, "")
+    assert "no password is asked for on another host" in denied.stderr
+
+
 def test_watching_hears_signals_and_the_end_of_ssh(there: World, tmp_path: Path) -> None:
     over = environment(tmp_path, SSH, there.bus.address)
     with subprocess.Popen(
