@@ -90,7 +90,7 @@ class Made:
     export: what it wrote then
     other_export: whether the other's assert agreed to that
     other_applied: what was there when the other had applied it, from another layout
-    checkpoint: what it wrote then
+    checkpoint: what the peer wrote then; migd's is compared with it, and not recorded
     """
 
     done: bool

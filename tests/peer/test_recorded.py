@@ -4,18 +4,20 @@ In a node's layouts of record.json by the core alone; the daemon's part, that it
 plans, is in tests/bus/test_compatible.py, and both live in test_live.py.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import replace
 
 import pytest
 
 from migd import errors
+from migd.config.checkpoint import as_text, checkpoint
 from migd.config.configs import Config, load
 from migd.config.export import exported
 from migd.config.use import targets
 from migd.core.differences import difference
 from migd.core.model import ComputeProfile, Gpu, GpuInstance, Mode
-from migd.core.plan import Plan, plan
+from migd.core.plan import GpuPlan, Plan, plan
 from migd.simulator.boards import NO_MIG
 from tests.data import defaults
 from tests.peer.cases import CONFIGS, NODES, Layout, Record, tried, why_not
@@ -174,3 +176,46 @@ def test_exports_go_both_ways(node: str) -> None:
         assert reached(gpus(node, began(node)), config) == held(case.peer.layout), name
         # What migd writes now is what the peer was given then.
         assert exported(gpus(node, case.migd.layout)) == case.migd.export, name
+
+
+@every_node
+def test_checkpoints_go_both_ways(node: str) -> None:
+    """What either writes is the same, so the peer's restore takes migd's for its own.
+
+    But for the order of instances of a profile, which is by their ids: test_live.py has those.
+    """
+    for name, case in RECORD.nodes[node].items():
+        if why_not(node, name) or not case.peer.done:
+            continue
+        kept = case.peer.checkpoint
+        here = identified(gpus(node, case.peer.layout), kept)
+        assert sorted_out(checkpoint(here)) == sorted_out(kept), name
+        elsewhere = identified(gpus(node, began(node)), kept)
+        goals = planned(elsewhere, only(as_text(kept, elsewhere))).gpus
+        assert {g.gpu.uuid: places(g) for g in goals} == {
+            gpu.uuid: set(case.peer.layout[gpu.index] or ())
+            for gpu in here
+            if gpu.mode is not Mode.UNSUPPORTED
+        }, name
+
+
+def identified(here: list[Gpu], kept: str) -> list[Gpu]:
+    """GPUs with the UUIDs that a checkpoint has for those with MIG, in its order."""
+    uuids = iter(device["UUID"] for device in json.loads(kept)["MigState"]["Devices"])
+    return [g if g.mode is Mode.UNSUPPORTED else replace(g, uuid=next(uuids)) for g in here]
+
+
+def sorted_out(kept: str) -> object:
+    found = json.loads(kept)
+    for device in found["MigState"]["Devices"]:
+        if device["GpuInstances"]:
+            device["GpuInstances"].sort(key=str)
+    return found
+
+
+def places(goal: GpuPlan) -> set[str]:
+    return {
+        f"{goal.gpu.profile_name(w.profile_id)}@{w.placement.start}"
+        for w in goal.goal.instances or ()
+        if w.placement
+    }

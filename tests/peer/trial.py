@@ -40,11 +40,19 @@ class ThePeer:
         assert self._peer.run("checkpoint", "-f", str(self._checkpoint)).code == 0
         return self._checkpoint.read_text()
 
+    def restore(self, checkpoint: str) -> None:
+        self._checkpoint.write_text(checkpoint)
+        self._alone()
+        assert self._peer.run("restore", "-f", str(self._checkpoint)).code == 0
+
     def _run(self, verb: str, name: str, text: str, *more: str) -> Said:
-        # Where a GPU must be reset, whoever has NVML open is in the way.
-        wait_for(lambda: not self._daemon.worker_pids(), what="the worker stays")
+        self._alone()
         given = ["-f", "-"] if text else ["-f", str(self._file), "-c", name]
         return self._peer.run(verb, *given, *more, text=text)
+
+    def _alone(self) -> None:
+        """Where a GPU must be reset, whoever has NVML open is in the way."""
+        wait_for(lambda: not self._daemon.worker_pids(), what="the worker stays")
 
 
 class Migd:
@@ -75,7 +83,14 @@ class Migd:
         return str(text)
 
     def checkpoint(self) -> str:
-        return ""
+        (text,) = self._daemon.call("Checkpoint", "a{sv}", {})
+        return str(text)
+
+    def restore(self, checkpoint: str) -> None:
+        given = options({"max-impact": "reset"})
+        number, _ = self._daemon.call("Restore", "sa{sv}", checkpoint, given)
+        result, details = self._daemon.wait(number)
+        assert result == "done", details
 
 
 def _text(text: str) -> dict[str, str]:
@@ -105,7 +120,8 @@ class Trial:
         said = by.asserts(name), other.asserts(name), other.asserts(name, mode_only=True)
         if why_not(self._name, name):
             return Made(done, words, here, *said)
-        export, checkpoint = by.export(), by.checkpoint()
+        export = by.export()
+        checkpoint = by.checkpoint() if by is self.peer else ""
         other_export = other.asserts("", export)
         self.start()
         other.apply("", export)
