@@ -7,10 +7,13 @@ and of its worker together.
 import asyncio
 import os
 import statistics
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from migd.bus.connection import connect
 from migd.host.nodes import Places
@@ -20,7 +23,7 @@ from tests.bench.scanning import STRANGER, crowd
 from tests.bench.table import Report
 from tests.support.bus import PrivateBus
 from tests.support.daemon import Daemon
-from tests.support.node import Node
+from tests.support.node import Node, wait_for
 
 _GPUS, _CONFIGS, _PROCESSES = (1, 2, 4, 8, 16), (1, 4, 16, 64), (10, 100, 1000, 5000)
 _BOARD, _TIMES, _FILES, _HOLDERS = "h100-80gb-sxm5", 5, 50, 10
@@ -35,7 +38,8 @@ Figures = dict[str, float]
 
 
 def measure(report: Report, folder: Path) -> None:
-    tables = {
+    tables: dict[str, dict[Any, Figures]] = {
+        "what is started": _starts(folder / "starts"),
         "GPUs": {n: _gpus(folder / f"gpus-{n}", n) for n in _GPUS},
         "configurations": {n: _configs(folder / f"configs-{n}", n) for n in _CONFIGS},
     }
@@ -43,10 +47,37 @@ def measure(report: Report, folder: Path) -> None:
         tables["processes"] = _processes(folder / "processes")
     for title, rows in tables.items():
         print(f"\nmigd's own cost by {title}; median of {_TIMES}, milliseconds", flush=True)
-        for number, figures in rows.items():
+        for row, figures in rows.items():
             told = "  ".join(f"{name} {ms:.1f}" for name, ms in figures.items())
-            print(f"  {number:<6}{told}", flush=True)
+            print(f"  {row:<28}{told}", flush=True)
     report.keep("growth", tables)
+
+
+def _starts(folder: Path) -> dict[str, Figures]:
+    """What nobody can do without who runs a command, and what a worker that is not there costs."""
+
+    def program(*arguments: str) -> Figures:
+        def run() -> None:
+            command = [sys.executable, "-IB", *arguments]
+            subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+
+        return {"from its start": _median(run)}
+
+    node = Node.new(folder, (_BOARD, 8))
+    with PrivateBus() as bus, Daemon(node, bus.address, folder / "daemon") as daemon:
+        cold = []
+        for _ in range(_TIMES):
+            wait_for(lambda: not daemon.worker_pids(), what="the worker stays")
+            begun = time.perf_counter()
+            asyncio.run(_plan(bus.address, "all-1g.10gb"))
+            cold.append(1000 * (time.perf_counter() - begun))
+        warm = _median(lambda: asyncio.run(_plan(bus.address, "all-1g.10gb")))
+    return {
+        "Python alone": program("-c", "pass"),
+        "migctl --help": program("-m", "migd.cli.main", "--help"),
+        "a plan of eight GPUs": {"from its start": statistics.median(cold)},
+        "that, the worker there": {"from its start": warm},
+    }
 
 
 def _gpus(folder: Path, count: int) -> Figures:

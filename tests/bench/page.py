@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bench.peer_judge import Least
-from tests.bench.peer_table import PEER, Line, Tool, by_section, seconds
+from tests.bench.peer_table import MIGD, PEER, Line, Tool, by_section, seconds
 
 _OVER_LEAST, _TIMES_FASTER = 1.15, 8
 _WORDS = Path(__file__).with_name("page.md")
@@ -34,7 +34,7 @@ def text(document: Mapping[str, Any]) -> str:
     return words
 
 
-def line(row: dict[str, Any]) -> Line:
+def line(row: Mapping[str, Any]) -> Line:
     """A line as it was before it became JSON."""
     tools = {name: Tool(**tool) for name, tool in row["tools"].items()}
     return Line(**{**row, "least": Least(**row["least"]), "tools": tools})
@@ -42,40 +42,45 @@ def line(row: dict[str, Any]) -> Line:
 
 def _machine(machine: Mapping[str, Any], peer: Mapping[str, Any]) -> str:
     beside = f"nvidia-mig-parted {peer['version']}" if peer["version"] else "no peer"
+    busy = bool(machine["load"] > machine["processors"])
     return (
         f"{machine['processors']} processors ({machine['architecture']}), "
         f"Linux {machine['kernel']}, Python {machine['python']}, {beside}; "
-        f"{peer['rounds']} rounds in {peer['minutes']} minutes; "
+        f"rounds: {peer['rounds']}, in {peer['minutes']} minutes; "
         f"load when it was over: {machine['load']:.1f}."
+        + (" **The machine was busy with other things: the times are provisional.**" * busy)
     )
 
 
 def _behind(lines: Sequence[Line]) -> Iterator[str]:
-    """Each aim that is missed, with its figure."""
-    found = False
-    for line in lines:
-        where = f"{line.board}, one lock a {'GPU' if line.lock == 'gpu' else 'node'}: {line.case}"
-        for aim in missed(line):
-            found = True
-            yield f"- {where}: {aim}."
+    """Each aim that is missed, and the rows that miss it."""
+    found: dict[str, list[str]] = {}
+    for row in lines:
+        where = f"{row.board}, one lock a {'GPU' if row.lock == 'gpu' else 'node'}"
+        for aim, figure in missed(row):
+            found.setdefault(f"{aim}; {where}", []).append(f"{row.case} {figure}")
+    yield from (f"- {what}: {', '.join(rows)}." for what, rows in sorted(found.items()))
     if not found:
-        yield "In no row of this run."
+        yield "None in this run."
 
 
-def missed(line: Line) -> Iterator[str]:
-    """The aims that a row misses, with its figures."""
-    own = line.tools["migctl"]
-    if line.over_least and line.over_least > _OVER_LEAST:
-        extra = seconds(own.median - line.least.ms)
-        yield f"{line.over_least:.2f} times the least, which is {extra} more than it"
-    if own.needless or own.disturbed:
-        yield f"{own.needless} instances destroyed needlessly, {own.disturbed} of them in use"
-    if PEER in line.tools:
-        ratio = statistics.median(line.ratios)
-        if line.all_gpus and line.lock == "gpu" and ratio < _TIMES_FASTER:
-            yield f"{ratio:.1f} times as fast as the peer, not {_TIMES_FASTER} times"
+def missed(row: Line) -> Iterator[tuple[str, str]]:
+    """The aims that a row misses, and by what figure."""
+    own = row.tools[MIGD]
+    if row.over_least() > _OVER_LEAST:
+        extra = seconds(own.median - row.least.ms)
+        yield "Times the least", f"{row.over_least():.2f} ({extra} more)"
+    if own.needless:
+        yield "Instances destroyed that the target has", str(own.needless)
+    if own.disturbed:
+        yield "Instances in use destroyed", str(own.disturbed)
+    # One that gives up halfway has no time to be compared with.
+    if PEER in row.tools and row.tools[PEER].outcome == own.outcome:
+        ratio = statistics.median(row.ratios)
+        if row.all_gpus and row.lock == "gpu" and ratio < _TIMES_FASTER:
+            yield f"Times as fast as the peer, not {_TIMES_FASTER}", f"{ratio:.1f}"
         elif ratio < 1:
-            yield f"{1 / ratio:.2f} times as long as the peer"
+            yield "Slower than the peer", f"{1 / ratio:.2f} times"
 
 
 def _growth(tables: Mapping[str, Mapping[str, Mapping[str, float]]]) -> Iterator[str]:

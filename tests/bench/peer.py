@@ -53,6 +53,7 @@ class Bench:
         with self._holder(before) if case.holds else nullcontext():
             held = _held(before) if case.holds else ()
             self.node.latency(profile="default", lock=lock)
+            self.least[case.name, lock] = self._bound(case, lock, before)
             made = self.node.mutating_calls()
             ms, succeeded = self.tools[tool](case)
             self.node.latency(profile="none")
@@ -89,16 +90,11 @@ class Bench:
         with self.node.hold(HELD, instance["gi"]):
             yield
 
-    def bound(self, case: Case, lock: str) -> None:
-        """Keep the least for a case, from where it begins."""
-        before = self._begun(case.start)
-        self.node.latency(profile="default")
-        charged = self.node.show()["latencies"]
-        self.node.latency(profile="none")
+    def _bound(self, case: Case, lock: str, before: State) -> Least:
+        """The least for a case, with the latencies that are set now."""
         goal = goals(self.board)[case.end] if case.feasible else {}
-        self.least[case.name, lock] = least(
-            before, goal, charged, lock=lock, generation=self.board.generation
-        )
+        charged = self.node.show()["latencies"]
+        return least(before, goal, charged, lock=lock, generation=self.board.generation)
 
     def lines(self, lock: str) -> list[Line]:
         return [
@@ -123,10 +119,6 @@ def measure(
             _bench(board, folder / board.key, peer, stack)
             for board in BOARDS
         ]  # fmt: skip
-        for bench in benches:
-            for lock in LOCKS:
-                for case in CASES:
-                    bench.bound(case, lock)
         begun = time.monotonic()
         done = 0
         while done < rounds and (

@@ -62,7 +62,7 @@ class Deed:
         if self.reached:
             return "done" if self.succeeded else "done, but says it failed"
         told = "says why" if not self.succeeded else "says success"
-        return f"{'nothing touched' if self.untouched else 'left half-way'}, {told}"
+        return f"{'nothing touched' if self.untouched else 'neither old nor new'}, {told}"
 
 
 def layout(gpu: Mapping[str, Any]) -> Counter[str]:

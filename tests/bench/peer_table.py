@@ -45,10 +45,9 @@ class Line:
     tools: Mapping[str, Tool]
     all_gpus: bool
 
-    @property
-    def over_least(self) -> float | None:
-        """How many times the least migctl took; None where the least is nothing."""
-        return self.tools[MIGD].median / self.least.ms if self.least.ms else None
+    def over_least(self, tool: str = MIGD) -> float:
+        """How many times the least it took; nothing where the least is nothing."""
+        return self.tools[tool].median / self.least.ms if self.least.ms else 0
 
     @property
     def ratios(self) -> list[float]:
@@ -68,9 +67,9 @@ def show(lines: Sequence[Line]) -> None:
             )
 
 
-_WIDTHS = (28, 8, 21, 7, 21, 23, 18, 17, 9, 8, 6, 0)
+_WIDTHS = (28, 8, 21, 12, 21, 23, 18, 17, 9, 8, 6, 0)
 HEADINGS = (
-    "change", "least", "migctl", "x least", "the call alone", "peer", "peer / migctl",
+    "change", "least", "migctl", "x least", "call alone", "peer", "peer / migctl",
     "calls", "destroyed", "needless", "busy", "outcome",
 )  # fmt: skip
 
@@ -97,7 +96,7 @@ def cells(line: Line) -> tuple[str, ...]:
         line.case,
         seconds(line.least.ms) if line.least.ms else "-",
         _times(line.tools[MIGD]),
-        f"{line.over_least:.2f}" if line.over_least else "-",
+        f"{line.over_least():.2f} / {line.over_least(CALL):.2f}" if line.least.ms else "-",
         _times(line.tools[CALL]),
         _times(peer) if peer else "-",
         _spread(line.ratios) if peer else "-",

@@ -78,11 +78,11 @@ def test_a_gpu_that_was_not_named_is_to_stay() -> None:
     [
         (gpu(0, (1, "a")), False, "nothing touched, says why"),
         (gpu(0, (1, "a")), True, "nothing touched, says success"),
-        (gpu(0), True, "left half-way, says success"),
-        (gpu(0, (9, "a")), False, "left half-way, says why"),
+        (gpu(0), True, "neither old nor new, says success"),
+        (gpu(0, (9, "a")), False, "neither old nor new, says why"),
         (gpu(0, (9, "b")), True, "done"),
         (gpu(0, (9, "b")), False, "done, but says it failed"),
-        (gpu(0, (9, "b"), enabled=False), True, "left half-way, says success"),
+        (gpu(0, (9, "b"), enabled=False), True, "neither old nor new, says success"),
     ],
 )
 def test_outcomes(after: dict[str, Any], succeeded: bool, outcome: str) -> None:
@@ -139,8 +139,11 @@ def test_the_page_names_what_was_missed() -> None:
     )  # fmt: skip
     assert line.ratios == [5.0, 5.0]
     assert [*page.missed(line)] == [
-        "1.25 times the least, which is 0.25 s more than it",
-        "5.0 times as fast as the peer, not 8 times",
+        ("Times the least", "1.25 (0.25 s more)"),
+        ("Times as fast as the peer, not 8", "5.0"),
     ]
+    # Who gives up halfway is not who was faster.
+    row["tools"][PEER]["outcome"] = "nothing touched, says why"
+    assert len([*page.missed(page.line(row))]) == 1
     del row["tools"][PEER]
     assert len([*page.missed(page.line(row))]) == 1
