@@ -32,7 +32,7 @@ _OF_INSTANCES = {"start": "u", "compute": "as", "profile": "s", "uuid": "s"}
 _TYPES = _SIGNATURES | _CHECKPOINT | _WRITING | _OF_INSTANCES
 # Stage changes nothing on the node, so nothing can be allowed or expected of it.
 STAGE = ("text", "gpus", "mode-only")
-SET_MODE = ("max-impact", "expect", "terminate", "allow-reboot", "reset-peers")
+SET_MODE = ("max-impact", "expect", "terminate", "allow-reboot", "reset-peers", "no-reset")
 CREATE = ("start", "compute", "expect", "terminate")
 CREATE_COMPUTE = ("profile", "start", "expect")
 DESTROY = ("profile", "start", "expect", "terminate")
@@ -50,10 +50,6 @@ def request(
     Raises InvalidRequest with the key that is wrong, and the keys there are.
     """
     given = _given(options, known)
-    if given.get("no_reset"):
-        for other in ("allow-reboot", "reset-peers"):
-            if given.get(other.replace("-", "_")):
-                raise InvalidRequest(f"{other} is of no use with no-reset; leave one of them out")
     if "checkpoint" in given and (config or given.get("text")):
         raise InvalidRequest("a checkpoint stands in place of a configuration: give one of them")
     return Request(config, **given)
@@ -85,6 +81,10 @@ def _given(options: Mapping[str, Variant], known: Collection[str]) -> dict[str, 
         given[name] = tuple(given[name])
     if "max_impact" in given:
         given["max_impact"] = _impact(given["max_impact"])
+    if given.get("no_reset"):
+        for other in ("allow-reboot", "reset-peers"):
+            if given.get(other.replace("-", "_")):
+                raise InvalidRequest(f"{other} is of no use with no-reset; leave one of them out")
     return given
 
 

@@ -197,9 +197,9 @@ def _instances(verbs: "_SubParsersAction[ArgumentParser]") -> None:
     switching = _verb(verbs, "mode", "switch the MIG mode of one GPU, and want only that of it")
     _gpu(switching)
     switching.add_argument("mode", choices=("on", "off"), help="off destroys its instances")
-    for verb in (creating, destroying, switching):
+    for verb in (creating, destroying):
         _terminate(verb)
-    _reaching(switching)
+    _allowing(switching)
     for verb in (creating, destroying, switching):
         _no_wait(verb)
 
@@ -294,24 +294,12 @@ def _requesting(to: ArgumentParser) -> None:
 
 
 def _allowing(to: ArgumentParser) -> None:
-    _terminate(to)
-    _reaching(to)
-    to.add_argument(
-        "--no-reset",
-        action="store_true",
-        help="leave a MIG mode that takes a reset pending, for a reset or a reboot later",
-    )
-    to.add_argument(
-        "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
-    )
-
-
-def _reaching(to: ArgumentParser) -> None:
     to.add_argument(
         "--max-impact",
         choices=_IMPACTS,
         help="the most that may happen; default: gpu, which is all without a reset",
     )
+    _terminate(to)
     to.add_argument(
         "--allow-reboot",
         action="store_true",
@@ -321,6 +309,14 @@ def _reaching(to: ArgumentParser) -> None:
         "--reset-peers",
         action="store_true",
         help="also reset GPUs that the driver resets only together with one that must be",
+    )
+    to.add_argument(
+        "--no-reset",
+        action="store_true",
+        help="leave a MIG mode that takes a reset pending, for a reset or a reboot later",
+    )
+    to.add_argument(
+        "--expect", metavar="DIGEST", help="only if the plan is still the one with this digest"
     )
 
 

@@ -71,6 +71,8 @@ async def mode(client: Client, arguments: Namespace, out: Terminal) -> Exit:
     given = _flags(arguments)
     if arguments.max_impact:
         given["max-impact"] = arguments.max_impact
+    if arguments.expect:
+        given["expect"] = arguments.expect
     ended = await job(
         client, arguments, out, "SetMigMode", "ba{sv}", arguments.mode == "on", options(given),
         path=gpu, interface=GPU,
@@ -79,7 +81,7 @@ async def mode(client: Client, arguments: Namespace, out: Terminal) -> Exit:
 
 
 def _flags(arguments: Namespace) -> Given:
-    flags = ("terminate", "allow-reboot", "reset-peers")
+    flags = ("terminate", "allow-reboot", "reset-peers", "no-reset")
     return {f: True for f in flags if getattr(arguments, f.replace("-", "_"), False)}
 
 

@@ -1,8 +1,8 @@
 """What one GPU should have, as a config for it alone: what a choice is kept as that migd made."""
 
-from migd.config.compute import PROFILE_OF_SLICES
 from migd.config.configs import Config, Configs
 from migd.config.entries import Entry
+from migd.config.exact import SLICES_OF_PROFILE, called
 from migd.config.export import rendered
 from migd.config.faults import Position
 from migd.config.instances import Instance
@@ -11,7 +11,6 @@ from migd.core.profiles import ProfileName
 
 _SOURCE = "written by migd"
 _NAME = "current"
-_SLICES = {ident: slices for slices, ident in PROFILE_OF_SLICES.items()}
 
 
 def text_of(gpu: Gpu, target: Target) -> str:
@@ -38,11 +37,6 @@ def _inside(gpu: Gpu, wanted: Wanted) -> tuple[str | int, ...] | None:
     if wanted.compute is None or wanted.compute in fills:
         return None
     name = ProfileName.parse(gpu.profile_name(wanted.profile_id))
-    return tuple(_called(name, ident) for ident in wanted.compute)
-
-
-def _called(name: ProfileName, ident: int) -> str | int:
-    slices = _SLICES.get(ident, name.slices)
-    if slices >= name.slices:
-        return ident
-    return str(ProfileName(slices, name.slices, name.gb, name.attributes))
+    return tuple(
+        called(name, SLICES_OF_PROFILE.get(ident, name.slices), ident) for ident in wanted.compute
+    )

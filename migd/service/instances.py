@@ -73,7 +73,8 @@ class Change:
 def set_mode(gpu: Gpu, *, enabled: bool, request: InstanceRequest) -> Change:
     mode = Mode.ENABLED if enabled else Mode.DISABLED
     about = replace(request, config=mode.value)
-    return Change(SETTING_MODE, _SET_MODE, about, gpu.uuid, lambda _: Target(mode, None))
+    target = Target(mode, None, no_reset=request.no_reset)
+    return Change(SETTING_MODE, _SET_MODE, about, gpu.uuid, lambda _: target)
 
 
 def create(gpu: Gpu, profile: str, request: InstanceRequest) -> Change:

@@ -428,6 +428,22 @@ def test_the_mode_of_one_gpu(three: World) -> None:
     ]
 
 
+def test_a_mode_without_a_reset_is_pending(three: World) -> None:
+    a100 = 2
+    here = gpu_object(three, a100)
+    name, message = refused(three, here, "SetMigMode", False, no_reset=True, reset_peers=True)
+    assert (name, "reset-peers is of no use" in message) == ("InvalidArgs", True)
+    with three.node.hold(a100) as holder:
+        assert ended(three, here, "SetMigMode", False, no_reset=True) == "done"
+        assert holder.alive()
+        assert three.node.gpus()[a100]["mode"] == {"current": "enabled", "pending": "disabled"}
+        # Instances are for the mode that the GPU will have.
+        name, message = refused(three, here, "CreateInstance", "1g.5gb")
+        assert (name, "say first which mode it shall have" in message) == ("ResetRequired", True)
+        assert ended(three, here, "SetMigMode", True) == "done"
+        assert three.node.gpus()[a100]["mode"] == {"current": "enabled", "pending": "enabled"}
+
+
 # -- every board -----------------------------------------------------------------------------
 
 

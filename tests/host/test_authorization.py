@@ -161,7 +161,7 @@ def restoring(options: Sequence[str]) -> Iterator[Case]:
 
 def of_instances() -> Iterator[Case]:
     """What leaves each object that is asked about later, where not all of them are allowed."""
-    for name in ("max-impact", "terminate", "allow-reboot", "reset-peers"):
+    for name in ("max-impact", "terminate", "allow-reboot", "reset-peers", "no-reset"):
         deciding = frozenset({When(name)} if name in set(When) else ())
         yield Case(SETTING_MODE, (True, option(name)), deciding, "{0}")
     yield Case(SETTING_MODE, (True, {}), at="{0}")

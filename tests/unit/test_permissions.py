@@ -9,7 +9,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from migd.bus.options import _SIGNATURES, _TYPES
+from migd.bus.options import _CHECKPOINT, _SIGNATURES, _TYPES, _WRITING
 from migd.core.asked import Asked, Caller, Grant, How
 from migd.core.job import Before, Begun, Choice
 from migd.core.model import Layout, Mode, Target
@@ -69,7 +69,8 @@ def test_every_option_is_in_it_or_allows_nothing() -> None:
     deciding = {w.value for w in When if w.is_option}
     assert deciding | set(PLAIN_OPTIONS) == set(_SIGNATURES)
     assert not deciding & {*PLAIN_OPTIONS, *INSTANCE_OPTIONS}
-    assert set(INSTANCE_OPTIONS) == _TYPES.keys() - _SIGNATURES.keys()
+    others = {*_SIGNATURES, *_CHECKPOINT, *_WRITING}
+    assert set(INSTANCE_OPTIONS) == _TYPES.keys() - others
 
 
 def test_nothing_that_changes_something_is_ever_free() -> None:
