@@ -114,10 +114,14 @@ def test_signals_that_others_make_up(bus: PrivateBus, capsys: Captured) -> None:
                 await asyncio.sleep(0.005)
                 out += capsys.readouterr().out
             changed = {"Drift": variant("as", ["forged"]), "Match": variant("s", "none")}
-            forged = Message.new_signal(
-                ROOT, PROPERTIES, "PropertiesChanged", "sa{sv}as", [MANAGER, changed, []]
-            )
-            stranger.send(forged)
+            # The bus passes on what is sent to one, whatever that one has asked for.
+            (everybody,) = await stranger.call(BUS, BUS_PATH, BUS, "ListNames")
+            for name in everybody:
+                forged = Message.new_signal(
+                    ROOT, PROPERTIES, "PropertiesChanged", "sa{sv}as", [MANAGER, changed, []]
+                )
+                forged.destination = name
+                stranger.send(forged)
             await stranger.call(BUS, BUS_PATH, BUS, "GetId")
             fake.show({}, Match="yes")
             code = await watching
