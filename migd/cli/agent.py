@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import os
+import signal
 from collections.abc import AsyncIterator
 
 PROGRAM = "pkttyagent"
@@ -60,7 +61,8 @@ async def _closed(descriptor: int) -> None:
 async def _ended(process: asyncio.subprocess.Process) -> None:
     """As it restores the terminal at SIGTERM, it is killed only where that does not help."""
     with contextlib.suppress(ProcessLookupError):
-        process.terminate()
+        # Its own terminate() waits for it, too, beside asyncio; see cli.far.
+        os.kill(process.pid, signal.SIGTERM)
     try:
         async with asyncio.timeout(_END_S):
             await process.wait()
