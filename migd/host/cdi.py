@@ -81,7 +81,8 @@ class Cdi:
         while True:
             state = (await self._units.states([REFRESH]))[REFRESH]
             if state.active_state != "activating" or asyncio.get_running_loop().time() > end:
-                return state, again
+                # It may have been over before we looked.
+                return state, again or state.restarts > 0
             again = True
             await asyncio.sleep(_PAUSE_S)
 

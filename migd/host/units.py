@@ -49,8 +49,8 @@ class UnitState:
     condition: ConditionResult of its last start, False if there was none
     stops_along: units that stop when it stops, whatever their state
     job: the object path of its job, "" if it has none
-    kind, kill_mode, result, control_group, main_pid, exit_status: of a service: Type, KillMode,
-        Result, ControlGroup, MainPID (0: it does not run), ExecMainStatus
+    kind, kill_mode, result, control_group, main_pid, exit_status, restarts: of a service: Type,
+        KillMode, Result, ControlGroup, MainPID (0: it does not run), ExecMainStatus, NRestarts
     """
 
     name: str
@@ -76,6 +76,7 @@ class UnitState:
     control_group: str = ""
     main_pid: int = 0
     exit_status: int = 0
+    restarts: int = 0
 
     @property
     def active(self) -> bool:
@@ -330,6 +331,7 @@ def _state(unit: Mapping[str, Any], service: Mapping[str, Any]) -> UnitState:
         control_group=service.get("ControlGroup", ""),
         main_pid=service.get("MainPID", 0),
         exit_status=service.get("ExecMainStatus", 0),
+        restarts=service.get("NRestarts", 0),
     )
 
 

@@ -43,9 +43,15 @@ def gpus(node: str, layout: Layout) -> list[Gpu]:
 
 
 def instances(key: str, has: tuple[str, ...]) -> list[GpuInstance]:
+    """PROFILE@START, and behind it the ids of compute profiles where they are not the usual one."""
     ids = {profile.name: profile.id for profile in boards.profiles(key)}
-    places = [place.split("@") for place in has]
-    return [boards.instance(key, gi, ids[name], int(at)) for gi, (name, at) in enumerate(places, 1)]
+    made = []
+    for gi, place in enumerate(has, 1):
+        name, _, where = place.partition("@")
+        start, _, inside = where.partition(" ")
+        compute = json.loads(inside) if inside else None
+        made.append(boards.instance(key, gi, ids[name], int(start), compute))
+    return made
 
 
 def planned(here: list[Gpu], config: Config) -> Plan:
@@ -163,7 +169,7 @@ def test_checkpoints_go_both_ways(node: str) -> None:
         elsewhere = identified(gpus(node, began(node)), kept)
         goals = planned(elsewhere, only(as_text(kept, elsewhere))).gpus
         assert {g.gpu.uuid: places(g) for g in goals} == {
-            gpu.uuid: set(case.peer.layout[gpu.index] or ())
+            gpu.uuid: {place.partition(" ")[0] for place in case.peer.layout[gpu.index] or ()}
             for gpu in here
             if gpu.mode is not Mode.UNSUPPORTED
         }, name

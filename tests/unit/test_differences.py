@@ -111,11 +111,11 @@ OFF = Target(Mode.DISABLED, ())
             on(Wanted(ONE, ())),
             "GPU instance 1 (1g.10gb at 0:1) has 1 x 1c as compute instances, and should have none",
         ),
-        # A compute profile of which nothing is known.
+        # Two compute profiles of one slice, which no name tells apart.
         (
             h100((WIDE, 0)),
             on(Wanted(WIDE, (0,))),
-            inside("1 (1g.20gb at 0:2)", "1 x 1c", "1 x profile 0"),
+            inside("1 (1g.20gb at 0:2)", "1 x profile 7", "1 x profile 0"),
         ),
         (
             h100(),
