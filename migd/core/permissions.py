@@ -94,6 +94,13 @@ CREATING: Method = (names.GPU, "CreateInstance")
 DESTROYING: Method = (names.GPU_INSTANCE, "Destroy")
 CREATING_COMPUTE: Method = (names.GPU_INSTANCE, "CreateInstance")
 DESTROYING_COMPUTE: Method = (names.COMPUTE_INSTANCE, "Destroy")
+# How far what is asked for reaches, whatever it is.
+_BY_REACH = (
+    Need(When.SETS_MODE, SET_MIG_MODE),
+    Need(When.RESET_PEERS, SET_MIG_MODE),
+    Need(When.TERMINATE, TERMINATE),
+    Need(When.ALLOW_REBOOT, REBOOT),
+)
 TABLE: dict[Method, tuple[Need, ...]] = {
     **{
         (names.MANAGER, member): FREE
@@ -105,18 +112,12 @@ TABLE: dict[Method, tuple[Need, ...]] = {
     APPLYING: (
         Need(When.NAMED, APPLY),
         Need(When.TEXT, APPLY_TEXT),
-        Need(When.SETS_MODE, SET_MIG_MODE),
-        Need(When.RESET_PEERS, SET_MIG_MODE),
-        Need(When.TERMINATE, TERMINATE),
-        Need(When.ALLOW_REBOOT, REBOOT),
+        *_BY_REACH,
     ),
     # As Apply of text, which it is made.
     RESTORING: (
         Need(When.ALWAYS, APPLY_TEXT),
-        Need(When.SETS_MODE, SET_MIG_MODE),
-        Need(When.RESET_PEERS, SET_MIG_MODE),
-        Need(When.TERMINATE, TERMINATE),
-        Need(When.ALLOW_REBOOT, REBOOT),
+        *_BY_REACH,
     ),
     # What is staged comes about with nobody asking any more, so it needs what Apply would.
     STAGING: (
