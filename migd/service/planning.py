@@ -6,6 +6,7 @@ from functools import partial
 from typing import Protocol
 
 from migd.config.devices import find_gpu
+from migd.core import putback
 from migd.core.clients import Clearing, Rules
 from migd.core.job import Choice
 from migd.core.listed import Listed
@@ -134,7 +135,29 @@ class Planning:
         )
         return await self._clients.decide(Plan(fresh), gpus, by)
 
-    async def unblocked(
+    async def put_back(
+        self, view: View, wanted: Mapping[str, Choice]
+    ) -> tuple[Plan, Clearing, putback.Return]:
+        """What gives all GPUs back what they should have, so far as nobody is in the way.
+
+        wanted: by UUID. Raises Conflict, HookFailed.
+        """
+        there = [g for g in view.gpus if g.uuid not in view.troubled]
+        back = putback.planned(
+            there, wanted, self._configuration.targets, self._seen.settled_layouts
+        )
+        await self._conflicts.refuse(Plan(back.plans))
+        self._hooks.refuse(Plan(back.plans))
+        trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
+        made, clearing, in_use = await self._unblocked(Plan(back.plans), view.gpus)
+        told = replace(
+            back,
+            instead=(*back.instead, *_absent(view, wanted)),
+            refused=(*back.refused, *trouble, *in_use),
+        )
+        return made, clearing, told
+
+    async def _unblocked(
         self, made: Plan, gpus: Sequence[Gpu]
     ) -> tuple[Plan, Clearing, tuple[str, ...]]:
         """What of a plan nobody is in the way of, and who is in the way of the rest."""
@@ -149,3 +172,13 @@ class Planning:
             left = [g for g in made.gpus if g.gpu.uuid not in blocked]
             # Where it is nobody's use of a GPU, it is about units, and so about all of them.
             made = Plan(tuple(left) if blocked and len(left) < len(made.gpus) else ())
+
+
+def _absent(view: View, wanted: Mapping[str, Choice]) -> list[str]:
+    """GPUs of which something is wanted and that are not there, in sentences."""
+    gone = wanted.keys() - {g.uuid for g in view.gpus}
+    return [
+        f"GPU {uuid}, which should have {wanted[uuid].label}, is not there"
+        for uuid in sorted(gone)
+        if not view.unseen  # it may be one of those of which nothing is known
+    ]

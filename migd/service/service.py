@@ -20,7 +20,7 @@ from migd.core.job import Choice, PastJob
 from migd.core.model import Gpu, Layout
 from migd.core.permissions import APPLYING, STAGING, Method
 from migd.core.plan import Plan
-from migd.core.putback import Return, planned
+from migd.core.putback import Return
 from migd.core.reboot import NOBODY, Asker
 from migd.core.wanted import Authority
 from migd.errors import ConfigRefused, MigdError, NoDriver, NotSupported, Overruled, StateUnwritable
@@ -83,7 +83,6 @@ class Service:
         smi: Smi,
     ) -> None:
         self._smi = smi
-        self._hooks = hooks
         self._nvml = nvml
         self._clients = clients
         self._configuration = configuration
@@ -319,12 +318,7 @@ class Service:
             view = await self.look()
             if not view.gpus and not view.unseen:
                 raise NoDriver("the driver shows no GPU any more")
-            there = [g for g in view.gpus if g.uuid not in view.troubled]
-            back = planned(there, self.wanted, self._configuration.targets, self.settled_layouts)
-            await self.conflicts.refuse(Plan(back.plans))
-            self._hooks.refuse(Plan(back.plans))
-            trouble = (*map(str, view.troubled.values()), *map(str, view.unseen))
-            made, clearing, in_use = await self._planning.unblocked(Plan(back.plans), view.gpus)
+            made, clearing, back = await self._planning.put_back(view, self.wanted)
             label = ", ".join(dict.fromkeys(c.label for c in self.wanted.values()))
             choice = Choice(label, "", mode_only=False, uid=ITSELF, at=now())
             number = await self.jobs.start(
@@ -336,20 +330,7 @@ class Service:
                 Asker(reboots=True),
                 asked,
             )
-            return number, replace(
-                back,
-                instead=(*back.instead, *self._absent(view)),
-                refused=(*back.refused, *trouble, *in_use),
-            )
-
-    def _absent(self, view: View) -> list[str]:
-        """GPUs of which something is wanted and that are not there, in sentences."""
-        gone = self.wanted.keys() - {g.uuid for g in view.gpus}
-        return [
-            f"GPU {uuid}, which should have {self.wanted[uuid].label}, is not there"
-            for uuid in sorted(gone)
-            if not view.unseen  # it may be one of those of which nothing is known
-        ]
+            return number, back
 
     async def stage(self, request: Request, permit: Permit) -> None:
         """Keep what is asked for as wanted, and touch nothing now.
